@@ -1,0 +1,135 @@
+#include "ws_handshake.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "base64.h"
+#include "sha1.h"
+
+namespace {
+
+constexpr std::string_view kGuid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";  // RFC 6455 1.3
+
+// RFC 9110 5.6.2: what methods and field names are made of. (isalnum() would ask the locale.)
+bool is_token(std::string_view text) {
+    constexpr std::string_view allowed = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    return !text.empty() && text.find_first_not_of(allowed) == text.npos;
+}
+
+bool same_ignoring_case(std::string_view a, std::string_view b) {
+    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+    return std::ranges::equal(a, b, {}, lower, lower);
+}
+
+std::string_view trim(std::string_view text) {
+    const std::size_t first = std::min(text.find_first_not_of(" \t"), text.size());
+    return text.substr(first, text.find_last_not_of(" \t") + 1 - first);
+}
+
+// Takes the next part off the front of `text`, up to `separator`, which goes too.
+std::string_view take_until(std::string_view& text, std::string_view separator) {
+    const std::string_view part = text.substr(0, text.find(separator));
+    text.remove_prefix(std::min(text.size(), part.size() + separator.size()));
+    return part;
+}
+
+// The values of all header fields of that name, in order.
+std::vector<std::string_view> values_of(std::string_view request, std::string_view name) {
+    std::vector<std::string_view> values;
+    take_until(request, "\r\n");
+    while (!request.empty()) {
+        std::string_view line = take_until(request, "\r\n");
+        if (same_ignoring_case(take_until(line, ":"), name)) values.push_back(trim(line));
+    }
+    return values;
+}
+
+// Whether a field that is a comma-separated list, perhaps spread over several lines, has this token.
+bool has_token(std::string_view request, std::string_view name, std::string_view token) {
+    bool found = false;
+    for (std::string_view list : values_of(request, name)) {
+        while (!list.empty()) found |= same_ignoring_case(trim(take_until(list, ",")), token);
+    }
+    return found;
+}
+
+// RFC 9112 3: what is wrong with "GET /chat HTTP/1.1", or nothing. Later versions of HTTP/1 are meant to be understood.
+std::string_view check_request_line(std::string_view line) {
+    const bool tab = line.find('\t') != line.npos;
+    const std::string_view method = take_until(line, " "), target = take_until(line, " ");
+    if (tab || !is_token(method) || target.empty() || !line.starts_with("HTTP/")) return "malformed request line";
+    const bool spoken = line.size() == 8 && line.starts_with("HTTP/1.") && line[7] >= '1' && line[7] <= '9';
+    return spoken ? "" : "not HTTP/1.1";
+}
+
+// RFC 9112 5: the same for "Host: localhost", or for the blank line.
+std::string_view check_field(std::string_view line) {
+    const bool has_colon = line.find(':') != line.npos;
+    return line.empty() || (has_colon && is_token(take_until(line, ":"))) ? "" : "malformed header field";
+}
+
+}  // namespace
+
+std::optional<std::string_view> get_key(std::string_view request) {
+    const auto keys = values_of(request, "Sec-WebSocket-Key");
+    if (keys.size() != 1) return std::nullopt;
+    const auto nonce = base64_decode(keys.front());
+    return nonce && nonce->size() == 16 ? std::optional(keys.front()) : std::nullopt;
+}
+
+std::string accept_key(std::string_view key) { return base64_encode(sha1(std::string(key).append(kGuid))); }
+
+Response answer(std::string_view request) {
+    const auto hosts = values_of(request, "Host"), versions = values_of(request, "Sec-WebSocket-Version");
+    const bool upgrade = has_token(request, "Upgrade", "websocket") && has_token(request, "Connection", "Upgrade");
+    const auto key = get_key(request);
+    if (hosts.size() != 1) return refusal("400 Bad Request", hosts.empty() ? "no Host" : "more than one Host");
+    if (hosts[0].find_first_of(" \t/?#@") != request.npos) return refusal("400 Bad Request", "malformed Host");
+    if (!request.starts_with("GET ")) return refusal("405 Method Not Allowed", "a WebSocket is opened with GET");
+    if (!upgrade) return refusal("426 Upgrade Required", "a WebSocket server: to chat, open web/index.html in a browser");
+    if (versions.size() != 1 || versions[0] != "13") return refusal("426 Upgrade Required", "not Sec-WebSocket-Version 13");
+    if (values_of(request, "Sec-WebSocket-Key").empty()) return refusal("400 Bad Request", "no Sec-WebSocket-Key");
+    if (!key) return refusal("400 Bad Request", "Sec-WebSocket-Key is not one base64 of 16 bytes");
+    return {true,
+            "HTTP/1.1 101 Switching Protocols\r\n"
+            "Upgrade: websocket\r\n"
+            "Connection: Upgrade\r\n"
+            "Sec-WebSocket-Accept: " + accept_key(*key) + "\r\n\r\n",
+            {}};
+}
+
+Response refusal(std::string_view status, std::string_view why) {
+    const std::string body = std::string(why) + '\n';
+    std::string text = "HTTP/1.1 " + std::string(status) + "\r\n";
+    if (status.starts_with("405")) text += "Allow: GET\r\n";
+    if (status.starts_with("426")) text += "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+    text += "Content-Type: text/plain; charset=utf-8\r\n";
+    text += "Content-Length: " + std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+    return {false, text, std::string(status).append(": ").append(why)};
+}
+
+std::optional<Response> Request::feed(std::string_view& input) {
+    for (; !input.empty() && !complete_; input.remove_prefix(1)) {
+        if (text_.size() == kMaxRequestBytes && !text_.starts_with("GET ")) return answer(text_);
+        if (text_.size() == kMaxRequestBytes) return refusal("431 Request Header Fields Too Large", "over 8 KiB of header");
+        const std::string_view wrong = take_byte(input.front());
+        if (!wrong.empty()) return refusal("400 Bad Request", wrong);
+    }
+    return complete_ ? std::optional(answer(text_)) : std::nullopt;
+}
+
+// RFC 9112 2.2: lines end in CRLF. NUL and its like are in no request, nor in one's TLS, which somebody may be speaking.
+std::string_view Request::take_byte(char c) {
+    const bool after_cr = text_.ends_with('\r');
+    text_ += c;
+    if (c == '\n' && !after_cr) return "a line ends in LF, not CRLF";
+    const bool control = (c >= '\0' && c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == '\x7F';
+    if (control || (after_cr && c != '\n')) return "not HTTP: a control character";
+    if (c != '\n') return "";
+
+    const std::string_view line(text_.data() + line_start_, text_.size() - line_start_ - 2);
+    const std::string_view wrong = line_start_ == 0 ? check_request_line(line) : check_field(line);
+    complete_ = line.empty();
+    line_start_ = text_.size();
+    return wrong;
+}

@@ -1,0 +1,44 @@
+// The opening handshake, RFC 6455 section 4.2: the client's request in, the server's response out.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+constexpr std::size_t kMaxRequestBytes = 8 << 10;  // request line, header fields and blank line; past it: 431
+
+struct Response {
+    bool accepted = false;  // the connection speaks WebSocket from here on
+    std::string text;       // complete, as it goes to the client
+    std::string reason;     // of a refusal, for the log: "400 Bad Request: no Host"
+};
+
+// The client's Sec-WebSocket-Key; nothing when there is not exactly one, or when it is not base64 of 16 bytes.
+// `request` ends with its blank line. RFC 6455 4.2.1. (PHP: getKey)
+std::optional<std::string_view> get_key(std::string_view request);
+
+// The Sec-WebSocket-Accept that proves to the client that its key was read. RFC 6455 4.2.2. (PHP: encry)
+std::string accept_key(std::string_view key);
+
+// The answer to a request that ends with its blank line: 101, or the first refusal that applies.
+Response answer(std::string_view request);
+
+// A complete HTTP response that turns the client away. `status` is code and phrase; `why` becomes the body.
+Response refusal(std::string_view status, std::string_view why);
+
+// Collects a request from whatever recv() returned, looking at every byte once.
+class Request {
+public:
+    // Takes bytes off the front of `input`, up to the blank line; what is left there are frames. The response comes as
+    // soon as it is known: with the blank line, or with the first byte that no request can have there.
+    std::optional<Response> feed(std::string_view& input);
+
+    std::string_view text() const { return text_; }
+
+private:
+    std::string_view take_byte(char c);  // what is wrong with it, or nothing
+
+    std::string text_;
+    std::size_t line_start_ = 0;  // of the line being received
+    bool complete_ = false;       // the blank line is in
+};
