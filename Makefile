@@ -1,0 +1,66 @@
+# make            ./server
+# make test       the tests that take less than a minute; make test-slow: those that wait for deadlines
+# make check      all of them under AddressSanitizer and UndefinedBehaviorSanitizer
+# make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
+# make bench      server and bare floor under the same load, side by side
+# make deps       installs what the tests need (Debian, Ubuntu)
+
+CXXFLAGS = -std=c++20 -O3 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all
+FUZZ_SECONDS = 30
+
+BUILD  = build
+SERVER = server
+ROOMS  = $(BUILD)/ws_handshake.o $(BUILD)/ws_frame.o $(BUILD)/sha1.o $(BUILD)/base64.o
+TESTS  = $(patsubst %.cpp,$(BUILD)/%.o,tests/main.cpp tests/harness.cpp $(sort $(wildcard tests/test_*.cpp)))
+
+$(SERVER): $(BUILD)/server.o $(ROOMS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
+
+$(BUILD)/run_tests: $(TESTS) $(ROOMS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
+
+$(BUILD)/bench: $(BUILD)/tests/bench.o $(BUILD)/tests/harness.o $(ROOMS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
+
+$(BUILD)/fuzz_%: tests/fuzz_%.cpp ws_handshake.cpp ws_frame.cpp sha1.cpp base64.cpp
+	@mkdir -p $(@D)
+	clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $^
+
+$(BUILD)/%.o: %.cpp $(BUILD)/flags
+	@mkdir -p $(@D)
+	$(CXX) $(CXXFLAGS) -MMD -c -o $@ $<
+
+# Changes only when the compiler or its flags do, and then everything is built anew.
+$(BUILD)/flags: force
+	@mkdir -p $(@D)
+	@echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' > $@
+
+test: $(SERVER) $(BUILD)/run_tests
+	SERVER=./$(SERVER) $(BUILD)/run_tests --test-suite-exclude=slow
+
+test-slow: $(SERVER) $(BUILD)/run_tests
+	SERVER=./$(SERVER) $(BUILD)/run_tests --test-suite=slow
+
+check:
+	$(MAKE) BUILD=build/check SERVER=build/check/server LDFLAGS='$(SANITIZE)' \
+	  CXXFLAGS='-std=c++20 -O1 -g -Wall -Wextra $(SANITIZE)' test
+
+fuzz: $(BUILD)/fuzz_handshake $(BUILD)/fuzz_frame
+	$(BUILD)/fuzz_handshake -max_total_time=$(FUZZ_SECONDS) -max_len=16384
+	$(BUILD)/fuzz_frame -max_total_time=$(FUZZ_SECONDS) -max_len=4096
+
+bench: $(SERVER) $(BUILD)/bench
+	SERVER=./$(SERVER) $(BUILD)/bench
+
+deps:
+	@command -v apt-get >/dev/null || { echo 'install doctest (its header as doctest/doctest.h) and Chromium'; exit 1; }
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y doctest-dev chromium
+
+clean:
+	rm -rf server build
+
+force:
+.PHONY: test test-slow check fuzz bench deps clean force
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
