@@ -26,8 +26,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <list>
 #include <map>
 #include <optional>
 #include <span>
@@ -54,9 +52,9 @@ constexpr auto kAcceptPause = 100ms;                // when the system has no de
 constexpr std::size_t kMaxWaitingBytes = 64 << 20;  // for one peer that does not read; past it he is dropped
 constexpr std::size_t kMaxHeldBytes = 256 << 20;    // half-received messages of all peers; past it: 1009 to the largest
 constexpr std::size_t kRoundBytes = 4 << 20;        // received in one round from all clients, in equal shares ...
-constexpr std::size_t kLeastShare = 4 << 10;        // ... of at least this
-constexpr std::size_t kBufferBytes = 256 << 10;     // ... and at most this
+constexpr std::size_t kBufferBytes = 256 << 10;     // ... of at most this
 constexpr std::size_t kBlockBytes = 256 << 10;      // smaller messages are collected in blocks of about this size
+constexpr std::size_t kOwnCost = 128;               // of keeping something for one client alone, besides its bytes
 constexpr std::size_t kMaxPieces = 64;              // handed to one writev()
 constexpr std::size_t kTerminalBytes = 64 << 10;    // lines that standard output has not taken yet
 constexpr int kRefusalSlots = 8;                    // descriptors kept for saying 503 in good order
@@ -76,12 +74,9 @@ public:
     }
 
     void line(std::initializer_list<std::string_view> parts) {
-        const std::size_t before = text_.size();
+        if (dropped_ > 0 || text_.size() > kTerminalBytes) return void(++dropped_);
         for (const auto part : parts) text_ += part;
         text_ += '\n';
-        if (dropped_ == 0 && text_.size() <= kTerminalBytes) return;
-        text_.resize(before);
-        ++dropped_;
     }
 
     bool waiting() const { return !text_.empty(); }
@@ -115,46 +110,32 @@ private:
 
 // All messages are one sequence of bytes, the same for every peer. Each is encoded once and kept once; a peer only
 // remembers his position, how far he has been sent. What lies behind the slowest is forgotten.
-class Broadcast {
-public:
-    std::uint64_t end() const { return end_; }
+struct Broadcast {
+    std::map<std::uint64_t, std::string> blocks;  // by the position of their first byte
+    std::uint64_t end = 0;                        // position behind the last byte
 
     void append(std::string_view header, std::string_view payload) {
         const std::size_t size = header.size() + payload.size();
-        if (blocks_.empty() || blocks_.back().bytes.size() >= kBlockBytes) blocks_.push_back({end_, {}});
-        std::string& bytes = blocks_.back().bytes;
-        if (bytes.capacity() - bytes.size() < size) bytes.reserve(2 * bytes.size() + size);  // all of it, or nothing
+        if (blocks.empty() || blocks.rbegin()->second.size() >= kBlockBytes) blocks[end];
+        std::string& bytes = blocks.rbegin()->second;
+        if (bytes.capacity() - bytes.size() < size) bytes.reserve(2 * bytes.size() + size);  // for all of it, or nothing
         bytes.append(header).append(payload);
-        end_ += size;
+        end += size;
     }
 
     // The bytes from one position to another, or as many of them as lie together.
     iovec piece(std::uint64_t from, std::uint64_t to) {
-        Block& block = std::ranges::upper_bound(blocks_, from, {}, &Block::start)[-1];
-        return {block.bytes.data() + (from - block.start), std::min(to, block.start + block.bytes.size()) - from};
+        auto& [start, bytes] = *std::prev(blocks.upper_bound(from));
+        return {bytes.data() + (from - start), std::min(to, start + bytes.size()) - from};
     }
 
     void forget(std::uint64_t before) {
-        while (!blocks_.empty() && blocks_.front().start + blocks_.front().bytes.size() <= before) blocks_.pop_front();
+        const auto behind = [&](const auto& block) { return block.first + block.second.size() <= before; };
+        while (!blocks.empty() && behind(*blocks.begin())) blocks.erase(blocks.begin());
     }
-
-private:
-    struct Block {
-        std::uint64_t start = 0;  // position of its first byte
-        std::string bytes;
-    };
-    std::deque<Block> blocks_;
-    std::uint64_t end_ = 0;
 };
 
 // --- one socket ------------------------------------------------------------------------------------------------------
-
-// Bytes for one client alone, the handshake's response, a Pong, Ping or Close, and between which messages they go.
-struct Own {
-    std::uint64_t at;  // position in the broadcast
-    std::string bytes{};
-    std::size_t sent = 0;  // of them
-};
 
 struct Client {
     int fd;
@@ -165,12 +146,13 @@ struct Client {
     bool pinged = false;               // since its last byte
     bool gone = false;                 // to be closed and erased by sweep()
     Clock::time_point deadline;        // for the handshake, the next byte or the end of the close: see expire()
-    std::optional<Request> request{};  // there until the handshake is done
+    std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // there while it is a peer
     std::uint64_t position = 0;        // in the broadcast: sent up to here ...
     std::uint64_t last_position = 0;   // ... and, when closing, only up to there
-    std::list<Own> own{};              // in order
-    std::size_t own_bytes = 0;         // of these not sent
+    std::map<std::uint64_t, std::string> own{};  // for it alone (the response, Pong, Ping, Close), and at which position
+    std::uint64_t own_sent = 0;        // bytes sent of the first of these
+    std::size_t own_bytes = 0;         // not sent of them all
 };
 
 // --- the server ------------------------------------------------------------------------------------------------------
@@ -290,9 +272,8 @@ private:
         sockaddr_storage address{};
         socklen_t size = sizeof address;
         const int fd = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
-        // The connection that there is no room for makes select() return at once, again and again: look away a while.
-        const bool full = errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-        if (fd < 0 && full) accept_again = now + kAcceptPause;
+        // A connection that there is no room for makes select() return at once, again and again: look away a while.
+        if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) accept_again = now + kAcceptPause;
         if (fd < 0) return;
 
         const int yes = 1;
@@ -301,7 +282,6 @@ private:
         Client client{.fd = fd, .deadline = now + kHandshakeTime};
         try {
             say({"connect client ", std::to_string(fd), " from ", numeric(address, size)});
-            client.request.emplace();
             if (fd >= slots - kRefusalSlots) refuse(client, refusal("503 Service Unavailable", "no slot left"));
             if (fd < slots) return void(sockets.emplace(fd, std::move(client)));
             flush(client);  // no descriptor for an orderly end: what the kernel takes at once is all that it gets
@@ -313,10 +293,10 @@ private:
     // --- receive -----------------------------------------------------------------------------------------------------
 
     void receive_all(const fd_set& readable, int ready) {
-        const std::size_t share = kRoundBytes / static_cast<std::size_t>(std::max(ready, 1));
+        const std::size_t share = std::min(kBufferBytes, kRoundBytes / static_cast<std::size_t>(std::max(ready, 1)));
         for (auto& [fd, client] : sockets) {
             try {
-                if (FD_ISSET(fd, &readable)) receive(client, std::clamp(share, kLeastShare, kBufferBytes));
+                if (FD_ISSET(fd, &readable)) receive(client, share);
                 if (now >= client.deadline) expire(client);
                 if (stopping) say_goodbye(client);
             } catch (const std::bad_alloc&) {
@@ -329,25 +309,22 @@ private:
         const ssize_t size = recv(client.fd, buffer.data(), share, 0);
         if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
         if (size < 0) return drop(client, std::strerror(errno));
-        if (size == 0) {  // its FIN; what is due to it may still arrive
-            leave(client, "disconnect", "connection ended without Close");
-            client.ended = true;
-            return;
-        }
+        client.ended = size == 0;  // by its FIN; what is due to it may still arrive
+        if (client.ended) return leave(client, "disconnect", "connection ended without Close");
         std::string_view input(buffer.data(), static_cast<std::size_t>(size));
         if (!client.closing && !client.handshake) do_handshake(client, input);
         if (!client.closing && client.handshake) decode(client, input);
     }
 
     void do_handshake(Client& client, std::string_view& input) {
-        const auto response = client.request->feed(input);
+        const auto response = take_request(client.request, input);
         if (!response) return;
-        trace_lines("<-", client.fd, client.request->text());
+        trace_lines("<-", client.fd, client.request);
         if (!response->accepted) return refuse(client, *response);
         trace_lines("->", client.fd, response->text);
         send(client, response->text);
         client.handshake = true;
-        client.request.reset();
+        std::string().swap(client.request);  // and its memory
         client.decoder.emplace();
         ++peers;
         say({"shakeHands ", std::to_string(client.fd)});
@@ -399,17 +376,17 @@ private:
 
     // What all of them make us keep is limited too, or a thousand clients could fill sixteen gigabytes.
     void limit_held() {
-        const auto held = [](const Client& client) {
+        const auto held = [](const auto& entry) {
+            const auto& [fd, client] = entry;
             return client.gone ? 0 : client.own_bytes + (client.decoder ? client.decoder->held() : 0);
         };
         std::size_t total = 0;
-        for (const auto& [fd, client] : sockets) total += held(client);
+        for (const auto& entry : sockets) total += held(entry);
         while (total > kMaxHeldBytes) {
-            const auto less = [&](const auto& a, const auto& b) { return held(a.second) < held(b.second); };
-            Client& most = std::ranges::max_element(sockets, less)->second;
+            auto& most = *std::ranges::max_element(sockets, {}, held);
             total -= held(most);
-            close(most, kTooBig, "holds most of 256 MiB");
-            if (held(most) > kBlockBytes) drop(most, "");
+            close(most.second, kTooBig, "holds most of 256 MiB");
+            most.second.gone = held(most) > kBlockBytes;  // its own answers, which it does not read
         }
     }
 
@@ -417,12 +394,8 @@ private:
 
     // For one client alone: queued here, behind the messages that came before, and flushed when the round ends.
     void send(Client& client, std::string_view bytes) {
-        if (!client.handshake) client.position = broadcast.end();  // what was said before is not for it
-        std::list<Own>& own = client.own;
-        if (own.empty() || own.back().at != broadcast.end() || own.back().bytes.size() >= kBlockBytes) {
-            own.push_back({broadcast.end()});
-        }
-        own.back().bytes += bytes;
+        if (!client.handshake) client.position = broadcast.end;  // what was said before is not for it
+        client.own[broadcast.end] += bytes;
         client.own_bytes += bytes.size();
     }
 
@@ -433,12 +406,12 @@ private:
 
     // The position up to which messages go to this client.
     std::uint64_t due(const Client& client) const {
-        return client.closing ? client.last_position : client.handshake ? broadcast.end() : client.position;
+        return client.closing ? client.last_position : client.handshake ? broadcast.end : client.position;
     }
 
     // Bytes due and not sent, the room that keeping them takes included.
     std::size_t waiting(const Client& client) const {
-        return due(client) - client.position + client.own_bytes + client.own.size() * sizeof(Own);
+        return due(client) - client.position + client.own_bytes + client.own.size() * kOwnCost;
     }
 
     void flush_all(const fd_set& writable) {
@@ -454,20 +427,21 @@ private:
         std::size_t count = 0;
         auto own = client.own.begin();
         for (auto at = client.position; count < kMaxPieces && (at < due(client) || own != client.own.end()); ++count) {
-            const bool own_turn = own != client.own.end() && own->at == at;
-            pieces[count] = own_turn ? iovec{own->bytes.data() + own->sent, own->bytes.size() - own->sent}
-                                     : broadcast.piece(at, own == client.own.end() ? due(client) : own->at);
-            if (own_turn) ++own;
-            else at += pieces[count].iov_len;
+            if (own != client.own.end() && own->first == at) {
+                const std::size_t skip = own == client.own.begin() ? client.own_sent : 0;
+                pieces[count] = {own->second.data() + skip, own->second.size() - skip};
+                ++own;
+            } else {
+                pieces[count] = broadcast.piece(at, own == client.own.end() ? due(client) : own->first);
+                at += pieces[count].iov_len;
+            }
         }
         if (count == 0 || client.gone) return;
 
         const ssize_t sent = writev(client.fd, pieces.data(), static_cast<int>(count));
-        const bool later = sent < 0 && (errno == EAGAIN || errno == EINTR || errno == ENOBUFS);
-        if (sent < 0 && !later) return drop(client, std::strerror(errno));
-        for (std::size_t i = 0, left = later ? 0 : static_cast<std::size_t>(sent); left > 0; ++i) {
-            left -= advance(client, std::min(left, pieces[i].iov_len));
-        }
+        if (sent < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS) return drop(client, std::strerror(errno));
+        auto left = static_cast<std::size_t>(std::max<ssize_t>(sent, 0));
+        for (std::size_t i = 0; left > 0; ++i) left -= advance(client, std::min(left, pieces[i].iov_len));
         client.blocked = waiting(client) > 0;
         // After the last word half-close, and read on until the client closes too: close() might send a RST now, which
         // overtakes the word.
@@ -476,13 +450,14 @@ private:
 
     // Of the piece that was next, so much has been sent.
     std::size_t advance(Client& client, std::size_t sent) {
-        const bool own_turn = !client.own.empty() && client.own.front().at == client.position;
-        if (!own_turn) client.position += sent;
-        if (!own_turn) return sent;
-        Own& own = client.own.front();
-        own.sent += sent;
-        client.own_bytes -= sent;
-        if (own.sent == own.bytes.size()) client.own.pop_front();
+        const auto own = client.own.begin();
+        const bool own_turn = own != client.own.end() && own->first == client.position;
+        (own_turn ? client.own_sent : client.position) += sent;
+        if (own_turn) client.own_bytes -= sent;
+        if (own_turn && client.own_sent == own->second.size()) {
+            client.own_sent = 0;
+            client.own.erase(own);
+        }
         return sent;
     }
 
@@ -495,7 +470,6 @@ private:
         if (client.handshake) --peers;
         client.last_position = due(client);
         client.closing = true;
-        client.request.reset();
         client.decoder.reset();
         client.deadline = now + (stopping ? kShutdownTime : kClosingTime);
     }
@@ -521,7 +495,7 @@ private:
 
     // The one place that closes and erases; all others only mark.
     void sweep() {
-        std::uint64_t oldest = broadcast.end();
+        std::uint64_t oldest = broadcast.end;
         for (auto it = sockets.begin(); it != sockets.end();) {
             const Client& client = it->second;
             const bool done = client.gone || (client.ended && waiting(client) == 0);
@@ -564,11 +538,9 @@ private:
 
 constexpr char kUsage[] =
     "usage: ./server [OPTIONS] [ADDRESS [PORT]]\n"
-    "  ADDRESS   IPv4, IPv6 or host name to listen on (default 127.0.0.1; 0.0.0.0: every interface)\n"
-    "  PORT      0 to 65535 (default 4000; 0: any free one)\n"
-    "  --quiet   print the first line only\n"
-    "  --trace   print a line for each frame, as RFC 6455 draws it\n"
-    "  --help    print this and exit\n";
+    "  ADDRESS  IPv4, IPv6 or host name to listen on (127.0.0.1), 0.0.0.0 for every interface\n"
+    "  PORT     0 to 65535 (4000), 0 for any that is free\n"
+    "  --quiet  prints the first line only; --trace: a line for each frame too; --help: this\n";
 
 bool is_port(const std::string& text) {
     const bool digits = !text.empty() && text.find_first_not_of("0123456789") == text.npos;
@@ -578,18 +550,11 @@ bool is_port(const std::string& text) {
 }  // namespace
 
 int main(int argc, char* argv[]) {
-    std::vector<std::string> places;
-    bool quiet = false, trace = false, help = false, wrong = false;
-    for (const std::string argument : std::span(argv, static_cast<std::size_t>(argc)).subspan(1)) {
-        if (argument == "--help") help = true;
-        else if (argument == "--quiet") quiet = true;
-        else if (argument == "--trace") trace = true;
-        else if (argument.starts_with('-')) wrong = true;
-        else places.push_back(argument);
-    }
-    if (places.empty()) places.push_back("127.0.0.1");
-    if (places.size() == 1) places.push_back("4000");
-    wrong |= places.size() != 2 || !is_port(places[1]);
+    std::vector<std::string> args(argv + 1, argv + argc);
+    const auto take = [&](std::string_view option) { return std::erase(args, option) > 0; };
+    const bool help = take("--help"), quiet = take("--quiet"), trace = take("--trace");
+    const std::string address = args.size() > 0 ? args[0] : "127.0.0.1", port = args.size() > 1 ? args[1] : "4000";
+    const bool wrong = args.size() > 2 || address.starts_with('-') || !is_port(port);
     if (help || wrong) return std::fputs(kUsage, help ? stdout : stderr), help ? 0 : 2;
 
     // The first three descriptors are taken: no client becomes standard output because somebody had closed that.
@@ -598,5 +563,5 @@ int main(int argc, char* argv[]) {
     ::close(fd);
     // Writing to somebody who has gone is that client's failure, not the end of the process.
     signal(SIGPIPE, SIG_IGN);
-    WS(places[0], places[1], quiet, trace).run();
+    WS(address, port, quiet, trace).run();
 }

@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-namespace {
-
 using Byte = unsigned char;
 
 constexpr std::size_t kMaxControlBytes = 125;  // RFC 6455 5.5
@@ -15,7 +13,7 @@ constexpr std::size_t kTraceBytes = 32;        // of a payload shown by describe
 // Loops over a block have a constant number of turns and no branch: compilers make vector instructions of them.
 constexpr std::size_t kBlock = 64;
 
-std::string hex(std::string_view bytes, std::string_view between) {
+static std::string hex(std::string_view bytes, std::string_view between) {
     constexpr std::string_view digits = "0123456789abcdef";
     std::string text;
     for (const char c : bytes) {
@@ -26,20 +24,18 @@ std::string hex(std::string_view bytes, std::string_view between) {
 }
 
 // RFC 6455 7.4 and the IANA registry: codes that may stand in a Close frame.
-bool may_be_sent(std::uint16_t code) {
+static bool may_be_sent(std::uint16_t code) {
     return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
 }
 
 // Whether no byte of the block has its highest bit set: eight bytes at a time.
-bool is_ascii(std::string_view block) {
+static bool is_ascii(std::string_view block) {
     std::array<std::uint64_t, kBlock / 8> words;
     std::memcpy(words.data(), block.data(), kBlock);
     std::uint64_t any = 0;
     for (const std::uint64_t word : words) any |= word;
     return (any & 0x8080808080808080) == 0;
 }
-
-}  // namespace
 
 // --- out ------------------------------------------------------------------------------------------------------------
 
@@ -214,9 +210,9 @@ bool Decoder::take_first_byte(Byte byte) {
     if ((byte & 0x70) != 0) return violation(kProtocolError, "reserved bit set");
     if (opcode_name(header_.opcode).empty()) return violation(kProtocolError, "reserved opcode");
     if (is_control()) return header_.fin || violation(kProtocolError, "fragmented control frame");
-    if (continues) return inside || violation(kProtocolError, "continuation of no message");
-    if (inside) return violation(kProtocolError, "new message inside a fragmented one");
-    message_opcode_ = header_.opcode;
+    if (continues && !inside) return violation(kProtocolError, "continuation of no message");
+    if (!continues && inside) return violation(kProtocolError, "new message inside a fragmented one");
+    if (!continues) message_opcode_ = header_.opcode;
     return true;
 }
 

@@ -6,35 +6,33 @@
 #include "base64.h"
 #include "sha1.h"
 
-namespace {
-
 constexpr std::string_view kGuid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";  // RFC 6455 1.3
 
 // RFC 9110 5.6.2: what methods and field names are made of. (isalnum() would ask the locale.)
-bool is_token(std::string_view text) {
+static bool is_token(std::string_view text) {
     constexpr std::string_view allowed = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     return !text.empty() && text.find_first_not_of(allowed) == text.npos;
 }
 
-bool same_ignoring_case(std::string_view a, std::string_view b) {
+static bool same_ignoring_case(std::string_view a, std::string_view b) {
     const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
     return std::ranges::equal(a, b, {}, lower, lower);
 }
 
-std::string_view trim(std::string_view text) {
+static std::string_view trim(std::string_view text) {
     const std::size_t first = std::min(text.find_first_not_of(" \t"), text.size());
     return text.substr(first, text.find_last_not_of(" \t") + 1 - first);
 }
 
 // Takes the next part off the front of `text`, up to `separator`, which goes too.
-std::string_view take_until(std::string_view& text, std::string_view separator) {
+static std::string_view take_until(std::string_view& text, std::string_view separator) {
     const std::string_view part = text.substr(0, text.find(separator));
     text.remove_prefix(std::min(text.size(), part.size() + separator.size()));
     return part;
 }
 
 // The values of all header fields of that name, in order.
-std::vector<std::string_view> values_of(std::string_view request, std::string_view name) {
+static std::vector<std::string_view> values_of(std::string_view request, std::string_view name) {
     std::vector<std::string_view> values;
     take_until(request, "\r\n");
     while (!request.empty()) {
@@ -45,7 +43,7 @@ std::vector<std::string_view> values_of(std::string_view request, std::string_vi
 }
 
 // Whether a field that is a comma-separated list, perhaps spread over several lines, has this token.
-bool has_token(std::string_view request, std::string_view name, std::string_view token) {
+static bool has_token(std::string_view request, std::string_view name, std::string_view token) {
     bool found = false;
     for (std::string_view list : values_of(request, name)) {
         while (!list.empty()) found |= same_ignoring_case(trim(take_until(list, ",")), token);
@@ -54,7 +52,7 @@ bool has_token(std::string_view request, std::string_view name, std::string_view
 }
 
 // RFC 9112 3: what is wrong with "GET /chat HTTP/1.1", or nothing. Later versions of HTTP/1 are meant to be understood.
-std::string_view check_request_line(std::string_view line) {
+static std::string_view check_request_line(std::string_view line) {
     const bool tab = line.find('\t') != line.npos;
     const std::string_view method = take_until(line, " "), target = take_until(line, " ");
     if (tab || !is_token(method) || target.empty() || !line.starts_with("HTTP/")) return "malformed request line";
@@ -62,13 +60,21 @@ std::string_view check_request_line(std::string_view line) {
     return spoken ? "" : "not HTTP/1.1";
 }
 
-// RFC 9112 5: the same for "Host: localhost", or for the blank line.
-std::string_view check_field(std::string_view line) {
-    const bool has_colon = line.find(':') != line.npos;
-    return line.empty() || (has_colon && is_token(take_until(line, ":"))) ? "" : "malformed header field";
+// RFC 9112 2.2: lines end in CRLF. NUL and its like are in no request, but in the TLS that somebody may be speaking.
+static std::string_view check_last_byte(std::string_view request) {
+    const char c = request.back();
+    const bool after_cr = request.substr(0, request.size() - 1).ends_with('\r');
+    if (c == '\n' && !after_cr) return "a line ends in LF, not CRLF";
+    const bool control = (c >= '\0' && c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == '\x7F';
+    if (control || (after_cr && c != '\n')) return "not HTTP: a control character";
+    if (c != '\n') return "";
+    request.remove_suffix(2);
+    const std::size_t start = request.rfind('\n') + 1;
+    std::string_view line = request.substr(start);
+    if (start == 0) return check_request_line(line);
+    const bool field = line.find(':') != line.npos && is_token(take_until(line, ":"));  // RFC 9112 5
+    return field || line.empty() ? "" : "malformed header field";
 }
-
-}  // namespace
 
 std::optional<std::string_view> get_key(std::string_view request) {
     const auto keys = values_of(request, "Sec-WebSocket-Key");
@@ -108,28 +114,16 @@ Response refusal(std::string_view status, std::string_view why) {
     return {false, text, std::string(status).append(": ").append(why)};
 }
 
-std::optional<Response> Request::feed(std::string_view& input) {
-    for (; !input.empty() && !complete_; input.remove_prefix(1)) {
-        if (text_.size() == kMaxRequestBytes && !text_.starts_with("GET ")) return answer(text_);
-        if (text_.size() == kMaxRequestBytes) return refusal("431 Request Header Fields Too Large", "over 8 KiB of header");
-        const std::string_view wrong = take_byte(input.front());
+std::optional<Response> take_request(std::string& request, std::string_view& input) {
+    while (!input.empty()) {
+        const bool full = request.size() == kMaxRequestBytes;
+        if (full && !request.starts_with("GET ")) return answer(request);
+        if (full) return refusal("431 Request Header Fields Too Large", "over 8 KiB of header");
+        request += input.front();
+        input.remove_prefix(1);
+        const std::string_view wrong = check_last_byte(request);
         if (!wrong.empty()) return refusal("400 Bad Request", wrong);
+        if (request.ends_with("\r\n\r\n")) return answer(request);
     }
-    return complete_ ? std::optional(answer(text_)) : std::nullopt;
-}
-
-// RFC 9112 2.2: lines end in CRLF. NUL and its like are in no request, nor in one's TLS, which somebody may be speaking.
-std::string_view Request::take_byte(char c) {
-    const bool after_cr = text_.ends_with('\r');
-    text_ += c;
-    if (c == '\n' && !after_cr) return "a line ends in LF, not CRLF";
-    const bool control = (c >= '\0' && c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == '\x7F';
-    if (control || (after_cr && c != '\n')) return "not HTTP: a control character";
-    if (c != '\n') return "";
-
-    const std::string_view line(text_.data() + line_start_, text_.size() - line_start_ - 2);
-    const std::string_view wrong = line_start_ == 0 ? check_request_line(line) : check_field(line);
-    complete_ = line.empty();
-    line_start_ = text_.size();
-    return wrong;
+    return std::nullopt;
 }

@@ -26,19 +26,7 @@ Response answer(std::string_view request);
 // A complete HTTP response that turns the client away. `status` is code and phrase; `why` becomes the body.
 Response refusal(std::string_view status, std::string_view why);
 
-// Collects a request from whatever recv() returned, looking at every byte once.
-class Request {
-public:
-    // Takes bytes off the front of `input`, up to the blank line; what is left there are frames. The response comes as
-    // soon as it is known: with the blank line, or with the first byte that no request can have there.
-    std::optional<Response> feed(std::string_view& input);
-
-    std::string_view text() const { return text_; }
-
-private:
-    std::string_view take_byte(char c);  // what is wrong with it, or nothing
-
-    std::string text_;
-    std::size_t line_start_ = 0;  // of the line being received
-    bool complete_ = false;       // the blank line is in
-};
+// Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to its blank line; what is
+// left there are frames. The response comes as soon as it is known: with the blank line, or with the first byte that no
+// request can have there.
+std::optional<Response> take_request(std::string& request, std::string_view& input);
