@@ -61,8 +61,8 @@ constexpr int kRefusalSlots = 8;                    // descriptors kept for sayi
 
 // --- standard output -------------------------------------------------------------------------------------------------
 
-// One more descriptor that may not be ready: behind it is a terminal stopped with Ctrl-S, or a full pipe. Lines wait here
-// until it is ready; those that find no room are dropped and counted.
+// One more descriptor that may not be ready: behind it is a terminal stopped with Ctrl-S, or a full pipe. Lines wait
+// here until it is ready; those that find no room are dropped and counted.
 class Terminal {
 public:
     Terminal() {
@@ -118,7 +118,7 @@ struct Broadcast {
         const std::size_t size = header.size() + payload.size();
         if (blocks.empty() || blocks.rbegin()->second.size() >= kBlockBytes) blocks[end];
         std::string& bytes = blocks.rbegin()->second;
-        if (bytes.capacity() - bytes.size() < size) bytes.reserve(2 * bytes.size() + size);  // for all of it, or nothing
+        if (bytes.capacity() - bytes.size() < size) bytes.reserve(2 * bytes.size() + size);  // all, or nothing
         bytes.append(header).append(payload);
         end += size;
     }
@@ -150,7 +150,7 @@ struct Client {
     std::optional<Decoder> decoder{};  // there while it is a peer
     std::uint64_t position = 0;        // in the broadcast: sent up to here ...
     std::uint64_t last_position = 0;   // ... and, when closing, only up to there
-    std::map<std::uint64_t, std::string> own{};  // for it alone (the response, Pong, Ping, Close), and at which position
+    std::map<std::uint64_t, std::string> own{};  // bytes for it alone, by the position at which they go
     std::uint64_t own_sent = 0;        // bytes sent of the first of these
     std::size_t own_bytes = 0;         // not sent of them all
 };
@@ -184,7 +184,8 @@ std::string numeric(const sockaddr_storage& address, socklen_t size) {
 class WS {
 public:
     // Prints quietly: the first line only; with a trace: a line for each frame.
-    WS(const std::string& address, const std::string& port, bool quietly, bool traced) : quiet(quietly), tracing(traced) {
+    WS(const std::string& address, const std::string& port, bool quietly, bool traced)
+        : quiet(quietly), tracing(traced) {
         const auto die = [&](const char* why) {
             std::fprintf(stderr, "cannot listen on %s: %s\n", join(address, port).c_str(), why);
             std::exit(1);
@@ -192,11 +193,10 @@ public:
         addrinfo hints{}, *found = nullptr;
         hints.ai_socktype = SOCK_STREAM;
         hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-        hints.ai_family = AF_INET;  // first: in the demo, too, localhost is 127.0.0.1
-        int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
-        hints.ai_family = AF_INET6;
-        if (failed != 0) failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
+        const int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
         if (failed != 0) die(gai_strerror(failed));
+        const addrinfo* place = found;  // IPv4 where there is a choice: in the demo, too, localhost is 127.0.0.1
+        while (place->ai_family != AF_INET && place->ai_next != nullptr) place = place->ai_next;
 
         sigset_t stop;
         sigemptyset(&stop);
@@ -204,11 +204,11 @@ public:
         sigprocmask(SIG_BLOCK, &stop, nullptr);
 
         const int yes = 1;
-        master = socket(found->ai_family, SOCK_STREAM, 0);
+        master = socket(place->ai_family, SOCK_STREAM, 0);
         if (master < 0 || setsockopt(master, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
-            bind(master, found->ai_addr, found->ai_addrlen) != 0 || listen(master, SOMAXCONN) != 0 ||
+            bind(master, place->ai_addr, place->ai_addrlen) != 0 || listen(master, SOMAXCONN) != 0 ||
             fcntl(master, F_SETFL, O_NONBLOCK) != 0) {
-            die(std::strerror(errno));
+            die(strerror(errno));
         }
         freeaddrinfo(found);
 
@@ -225,13 +225,13 @@ public:
 
     // Until SIGINT or SIGTERM.
     void run() {
-        sigset_t none_blocked;
-        sigemptyset(&none_blocked);
+        sigset_t no_signals;
+        sigemptyset(&no_signals);
         while (!stopping || !sockets.empty()) {
             fd_set readable, writable;
             const int highest = fill(readable, writable);
             const auto wait = timeout();
-            const int ready = pselect(highest + 1, &readable, &writable, nullptr, wait ? &*wait : nullptr, &none_blocked);
+            const int ready = pselect(highest + 1, &readable, &writable, nullptr, wait ? &*wait : nullptr, &no_signals);
             now = Clock::now();
             if (ready < 0) readable = writable = fd_set{};  // a signal: the sets say nothing
             stopping = stopping || signalled();
@@ -308,7 +308,7 @@ private:
     void receive(Client& client, std::size_t share) {
         const ssize_t size = recv(client.fd, buffer.data(), share, 0);
         if (size < 0 && (errno == EAGAIN || errno == EINTR)) return;
-        if (size < 0) return drop(client, std::strerror(errno));
+        if (size < 0) return drop(client, strerror(errno));
         client.ended = size == 0;  // by its FIN; what is due to it may still arrive
         if (client.ended) return leave(client, "disconnect", "connection ended without Close");
         std::string_view input(buffer.data(), static_cast<std::size_t>(size));
@@ -424,22 +424,22 @@ private:
     // All that is due to a client, in one call and straight from where it is kept.
     void flush(Client& client) {
         std::array<iovec, kMaxPieces> pieces;
-        std::size_t count = 0;
-        auto own = client.own.begin();
-        for (auto at = client.position; count < kMaxPieces && (at < due(client) || own != client.own.end()); ++count) {
-            if (own != client.own.end() && own->first == at) {
-                const std::size_t skip = own == client.own.begin() ? client.own_sent : 0;
-                pieces[count] = {own->second.data() + skip, own->second.size() - skip};
-                ++own;
-            } else {
-                pieces[count] = broadcast.piece(at, own == client.own.end() ? due(client) : own->first);
-                at += pieces[count].iov_len;
-            }
+        std::size_t n = 0;
+        std::uint64_t at = client.position;
+        const auto messages = [&](std::uint64_t to) {
+            for (; at < to && n < kMaxPieces; at += pieces[n++].iov_len) pieces[n] = broadcast.piece(at, to);
+        };
+        for (auto& [place, bytes] : client.own) {
+            messages(place);
+            if (n == kMaxPieces) break;
+            const std::size_t skip = n == 0 ? client.own_sent : 0;
+            pieces[n++] = {bytes.data() + skip, bytes.size() - skip};
         }
-        if (count == 0 || client.gone) return;
+        messages(due(client));
+        if (n == 0 || client.gone) return;
 
-        const ssize_t sent = writev(client.fd, pieces.data(), static_cast<int>(count));
-        if (sent < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS) return drop(client, std::strerror(errno));
+        const ssize_t sent = writev(client.fd, pieces.data(), static_cast<int>(n));
+        if (sent < 0 && errno != EAGAIN && errno != EINTR && errno != ENOBUFS) return drop(client, strerror(errno));
         auto left = static_cast<std::size_t>(std::max<ssize_t>(sent, 0));
         for (std::size_t i = 0; left > 0; ++i) left -= advance(client, std::min(left, pieces[i].iov_len));
         client.blocked = waiting(client) > 0;

@@ -36,7 +36,7 @@ std::string sha1(std::string_view message) {
     append_big_endian(padded, std::uint64_t{message.size()} * 8, 8);
 
     Hash hash{0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
-    for (std::size_t at = 0; at < padded.size(); at += kBlockBytes) hash_block(hash, std::string_view(padded).substr(at));
+    for (std::string_view rest = padded; !rest.empty(); rest.remove_prefix(kBlockBytes)) hash_block(hash, rest);
 
     std::string digest;
     for (const std::uint32_t word : hash) append_big_endian(digest, word, 4);

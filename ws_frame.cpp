@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <utility>
 
 using Byte = unsigned char;
 
@@ -80,8 +79,7 @@ void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offs
 // --- for people -----------------------------------------------------------------------------------------------------
 
 std::string_view opcode_name(Opcode opcode) {
-    constexpr std::array<std::string_view, 16> names{"continuation", "text", "binary", "", "",     "",
-                                                     "",             "",     "close",  "ping", "pong"};
+    constexpr std::string_view names[16]{"continuation", "text", "binary", "", "", "", "", "", "close", "ping", "pong"};
     return names[static_cast<std::size_t>(opcode)];
 }
 
@@ -100,7 +98,7 @@ std::string escape(std::string_view bytes) {
 std::string describe(const Header& header, Opcode kind, std::string_view payload) {
     std::string line = hex(header.bytes, " ") + " |" + (header.fin ? " FIN " : " ");
     line.append(opcode_name(header.opcode)).append(", ").append(std::to_string(header.length)).append(" bytes");
-    if (header.key) line += ", key " + hex({reinterpret_cast<const char*>(header.key->data()), header.key->size()}, " ");
+    if (header.key) line += ", key " + hex(std::string_view(header.bytes).substr(header.bytes.size() - 4), " ");
     if (payload.empty()) return line;
 
     const std::string_view start = payload.substr(0, kTraceBytes);
@@ -110,8 +108,8 @@ std::string describe(const Header& header, Opcode kind, std::string_view payload
 
 // --- UTF-8 ----------------------------------------------------------------------------------------------------------
 
-// RFC 3629 for 64 bytes and the three before them: 1 where a byte may not be. A byte is a continuation exactly when one of
-// the three before it asks for one, and four of the first bytes narrow what may come second. No byte needs to know more.
+// RFC 3629 for 64 bytes and the three before them: 1 where a byte may not be. A byte is a continuation exactly when one
+// of the three before it asks for one, and four first bytes narrow what may come second. No byte needs to know more.
 static std::array<Byte, kBlock> wrong_bytes(const std::array<Byte, 3 + kBlock>& b) {
     std::array<Byte, kBlock> wrong;
     for (std::size_t i = 0; i < kBlock; ++i) {
@@ -141,8 +139,6 @@ bool Utf8::feed(std::string_view bytes) {
     return true;
 }
 
-bool Utf8::complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
-
 // --- in -------------------------------------------------------------------------------------------------------------
 
 Decoder::Event Decoder::feed(std::string_view& input) {
@@ -170,7 +166,7 @@ void Decoder::begin_frame() {
         message_.clear();
     }
     in_frame_ = true;
-    frame_start_ = message_.size();
+    begin_ = message_.size();
     control_.clear();
     header_ = {};
     header_size_ = 2;
@@ -247,11 +243,3 @@ bool Decoder::take_piece(std::string_view piece) {
     const bool good = check.feed(arrived.substr(is_close ? std::max<std::size_t>(start, 2) : start));
     return (good && (!last || check.complete())) || violation(kNotUtf8, "not UTF-8");
 }
-
-Opcode Decoder::opcode() const { return header_.opcode == Opcode::continuation ? message_opcode_ : header_.opcode; }
-
-std::string_view Decoder::frame_payload() const {
-    return is_control() ? std::string_view(control_) : std::string_view(message_).substr(frame_start_);
-}
-
-std::string Decoder::take_payload() { return std::move(is_control() ? control_ : message_); }

@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 constexpr std::uint64_t kMaxMessageBytes = 16 << 20;  // after reassembly; past it: 1009
 
@@ -53,7 +54,8 @@ std::string describe(const Header& header, Opcode kind, std::string_view payload
 class Utf8 {
 public:
     bool feed(std::string_view bytes);  // false when one of them cannot be part of any UTF-8 text
-    bool complete() const;              // false inside a character
+    // Not inside a character.
+    bool complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
 
 private:
     std::array<unsigned char, 3> last_{};  // what a byte may be depends on the three before it and on nothing else
@@ -66,7 +68,7 @@ public:
     enum class Role { server, client };  // a server reads masked frames, a client unmasked ones
 
     // The input is used up inside a frame; a frame has ended but not its message; a text or binary message has ended; a
-    // Close, Ping or Pong has ended; the peer broke the protocol, see code() and reason(), and is not listened to any more.
+    // Close, Ping or Pong has ended; the protocol was broken, see code() and reason(), and further input is refused.
     enum class Event { need_more, fragment, message, control, violation };
 
     explicit Decoder(Role role = Role::server) : role_(role) {}
@@ -76,9 +78,9 @@ public:
 
     // Of the frame that has just ended, or was found broken:
     const Header& header() const { return header_; }
-    Opcode opcode() const;                   // what it is, or for a continuation what its message is
-    std::string_view frame_payload() const;  // what has arrived of it, unmasked
-    std::string take_payload();              // of the message or the control frame, moved out
+    Opcode opcode() const { return header_.opcode == Opcode::continuation ? message_opcode_ : header_.opcode; }
+    std::string_view frame_payload() const { return is_control() ? control_ : std::string_view(message_).substr(begin_); }
+    std::string take_payload() { return std::move(is_control() ? control_ : message_); }  // of the whole message
     std::uint16_t code() const { return code_; }
     std::string_view reason() const { return reason_; }
 
@@ -102,7 +104,7 @@ private:
     std::uint64_t left_ = 0;         // payload bytes still to come
     Opcode message_opcode_ = Opcode::continuation;  // text or binary, or that no message has begun
     std::string message_;            // payloads of its fragments so far
-    std::size_t frame_start_ = 0;    // where in it this frame's payload begins
+    std::size_t begin_ = 0;          // where in it this frame's payload begins
     Utf8 text_;                      // what it is checked with
     std::string control_;            // payload of a control frame, which may come between fragments
     Utf8 close_reason_;              // what its text is checked with

@@ -10,7 +10,7 @@ constexpr std::string_view kGuid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";  // R
 
 // RFC 9110 5.6.2: what methods and field names are made of. (isalnum() would ask the locale.)
 static bool is_token(std::string_view text) {
-    constexpr std::string_view allowed = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    constexpr char allowed[] = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     return !text.empty() && text.find_first_not_of(allowed) == text.npos;
 }
 
@@ -53,9 +53,9 @@ static bool has_token(std::string_view request, std::string_view name, std::stri
 
 // RFC 9112 3: what is wrong with "GET /chat HTTP/1.1", or nothing. Later versions of HTTP/1 are meant to be understood.
 static std::string_view check_request_line(std::string_view line) {
-    const bool tab = line.find('\t') != line.npos;
     const std::string_view method = take_until(line, " "), target = take_until(line, " ");
-    if (tab || !is_token(method) || target.empty() || !line.starts_with("HTTP/")) return "malformed request line";
+    const bool is_target = !target.empty() && target.find('\t') == target.npos;
+    if (!is_token(method) || !is_target || !line.starts_with("HTTP/")) return "malformed request line";
     const bool spoken = line.size() == 8 && line.starts_with("HTTP/1.") && line[7] >= '1' && line[7] <= '9';
     return spoken ? "" : "not HTTP/1.1";
 }
@@ -88,12 +88,13 @@ std::string accept_key(std::string_view key) { return base64_encode(sha1(std::st
 Response answer(std::string_view request) {
     const auto hosts = values_of(request, "Host"), versions = values_of(request, "Sec-WebSocket-Version");
     const bool upgrade = has_token(request, "Upgrade", "websocket") && has_token(request, "Connection", "Upgrade");
+    const bool spoken = versions.size() == 1 && versions[0] == "13";
     const auto key = get_key(request);
     if (hosts.size() != 1) return refusal("400 Bad Request", hosts.empty() ? "no Host" : "more than one Host");
     if (hosts[0].find_first_of(" \t/?#@") != request.npos) return refusal("400 Bad Request", "malformed Host");
     if (!request.starts_with("GET ")) return refusal("405 Method Not Allowed", "a WebSocket is opened with GET");
-    if (!upgrade) return refusal("426 Upgrade Required", "a WebSocket server: to chat, open web/index.html in a browser");
-    if (versions.size() != 1 || versions[0] != "13") return refusal("426 Upgrade Required", "not Sec-WebSocket-Version 13");
+    if (!upgrade) return refusal("426 Upgrade Required", "to chat with this server, open web/index.html in a browser");
+    if (!spoken) return refusal("426 Upgrade Required", "Sec-WebSocket-Version is not 13");
     if (values_of(request, "Sec-WebSocket-Key").empty()) return refusal("400 Bad Request", "no Sec-WebSocket-Key");
     if (!key) return refusal("400 Bad Request", "Sec-WebSocket-Key is not one base64 of 16 bytes");
     return {true,

@@ -26,7 +26,7 @@ Response answer(std::string_view request);
 // A complete HTTP response that turns the client away. `status` is code and phrase; `why` becomes the body.
 Response refusal(std::string_view status, std::string_view why);
 
-// Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to its blank line; what is
-// left there are frames. The response comes as soon as it is known: with the blank line, or with the first byte that no
-// request can have there.
+// Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to its blank line; what
+// is left there are frames. The response comes as soon as it is known: with the blank line, or with the first byte that
+// no request can have there.
 std::optional<Response> take_request(std::string& request, std::string_view& input);
