@@ -46,8 +46,7 @@ using namespace std::chrono_literals;
 constexpr auto kHandshakeTime = 10s;                // from accept() to the complete request; past it: 408
 constexpr auto kPingAfter = 30s;                    // without a byte from a peer
 constexpr auto kDropAfter = 60s;                    // without a byte from a peer
-constexpr auto kClosingTime = 2s;                   // for the peer's half of a close
-constexpr auto kShutdownTime = 1s;                  // the same when the server itself ends
+constexpr auto kClosingTime = 2s;                   // for the peer's half of a close; half of it when the server ends
 constexpr auto kAcceptPause = 100ms;                // when the system has no descriptor or memory for a connection
 constexpr std::size_t kMaxWaitingBytes = 64 << 20;  // for one peer that does not read; past it he is dropped
 constexpr std::size_t kMaxHeldBytes = 256 << 20;    // half-received messages of all peers; past it: 1009 to the largest
@@ -294,9 +293,10 @@ private:
 
     void receive_all(const fd_set& readable, int ready) {
         const std::size_t share = std::min(kBufferBytes, kRoundBytes / static_cast<std::size_t>(std::max(ready, 1)));
+        const std::uint64_t enough = broadcast.end + kRoundBytes;  // when long messages end, each has a round of its own
         for (auto& [fd, client] : sockets) {
             try {
-                if (FD_ISSET(fd, &readable)) receive(client, share);
+                if (FD_ISSET(fd, &readable) && broadcast.end < enough) receive(client, share);
                 if (now >= client.deadline) expire(client);
                 if (stopping) say_goodbye(client);
             } catch (const std::bad_alloc&) {
@@ -371,7 +371,7 @@ private:
     void say_goodbye(Client& client) {
         if (!client.handshake) drop(client, "the server stops");
         else close(client, kGoingAway, "the server stops");
-        client.deadline = std::min(client.deadline, now + kShutdownTime);
+        client.deadline = std::min(client.deadline, now + kClosingTime / 2);
     }
 
     // What all of them make us keep is limited too, or a thousand clients could fill sixteen gigabytes.
@@ -471,7 +471,7 @@ private:
         client.last_position = due(client);
         client.closing = true;
         client.decoder.reset();
-        client.deadline = now + (stopping ? kShutdownTime : kClosingTime);
+        client.deadline = now + kClosingTime;
     }
 
     void refuse(Client& client, const Response& response) {
