@@ -113,12 +113,19 @@ struct Broadcast {
     std::map<std::uint64_t, std::string> blocks;  // by the position of their first byte
     std::uint64_t end = 0;                        // position behind the last byte
 
-    void append(std::string_view header, std::string_view payload) {
+    // Nothing has changed if memory fails on the way.
+    void append(std::string_view header, std::string payload) {
         const std::size_t size = header.size() + payload.size();
-        if (blocks.empty() || blocks.rbegin()->second.size() >= kBlockBytes) blocks[end];
-        std::string& bytes = blocks.rbegin()->second;
-        if (bytes.capacity() - bytes.size() < size) bytes.reserve(2 * bytes.size() + size);  // all, or nothing
-        bytes.append(header).append(payload);
+        if (payload.size() >= kBlockBytes) {  // moved, not copied
+            std::string& head = blocks[end];
+            blocks[end + header.size()] = std::move(payload);
+            head = header;
+        } else {
+            if (blocks.empty() || blocks.rbegin()->second.size() >= kBlockBytes) blocks[end];
+            std::string& bytes = blocks.rbegin()->second;
+            if (bytes.capacity() - bytes.size() < size) bytes.reserve(2 * bytes.size() + size);
+            bytes.append(header).append(payload);
+        }
         end += size;
     }
 
@@ -348,16 +355,16 @@ private:
         const Opcode opcode = decoder.opcode();
         if (event == Decoder::Event::fragment) return;
         if (event == Decoder::Event::violation) return close(client, decoder.code(), decoder.reason());
-        const std::string payload = decoder.take_payload();
+        std::string payload = decoder.take_payload();
         if (opcode == Opcode::ping) return send_frame(client, Opcode::pong, payload);
         if (opcode == Opcode::close) return close(client, close_code(payload), "closed by peer");
         if (opcode == Opcode::pong) return;
 
-        say({"send file ", std::to_string(client.fd), ": ", opcode_name(opcode), ", ", std::to_string(payload.size()),
-             " bytes, to ", std::to_string(peers), " clients"});
         const Header header = make_header(opcode, payload.size());
+        if (!quiet) say({"send file ", std::to_string(client.fd), ": ", opcode_name(opcode), ", ",
+                         std::to_string(payload.size()), " bytes, to ", std::to_string(peers), " clients"});
         if (tracing) terminal.line({"-> all: ", describe(header, opcode, payload)});
-        broadcast.append(header.bytes, payload);
+        broadcast.append(header.bytes, std::move(payload));
     }
 
     void expire(Client& client) {

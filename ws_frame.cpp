@@ -151,9 +151,7 @@ Decoder::Event Decoder::feed(std::string_view& input) {
     }
     while (left_ > 0) {
         if (input.empty()) return Event::need_more;
-        const std::string_view piece = input.substr(0, std::min<std::uint64_t>(left_, kPieceBytes));
-        if (!take_piece(piece)) return Event::violation;
-        input.remove_prefix(piece.size());
+        if (!take_piece(input)) return Event::violation;
     }
     in_frame_ = false;
     if (is_control()) return Event::control;
@@ -225,15 +223,16 @@ bool Decoder::take_second_byte(Byte byte) {
     return true;
 }
 
-bool Decoder::take_piece(std::string_view piece) {
+bool Decoder::take_piece(std::string_view& input) {
     std::string& to = is_control() ? control_ : message_;
     const std::size_t start = to.size();
     // Little is copied when room grows fourfold, and never is it more than four times what has arrived.
-    const auto room = std::min<std::uint64_t>(start + left_, 4 * (start + piece.size()));
+    const auto room = std::min<std::uint64_t>(start + left_, 4 * (start + input.size()));
     if (room > 2 * to.capacity()) to.reserve(room);
-    to += piece;
+    to += input.substr(0, std::min<std::uint64_t>(left_, kPieceBytes));
     if (header_.key) apply_mask(std::span(to).subspan(start), *header_.key, header_.length - left_);
-    left_ -= piece.size();
+    left_ -= to.size() - start;
+    input.remove_prefix(to.size() - start);
 
     const std::string_view arrived = to;
     const bool is_close = header_.opcode == Opcode::close && arrived.size() >= 2, last = left_ == 0 && header_.fin;

@@ -93,7 +93,7 @@ private:
     bool take_header_byte(unsigned char byte);
     bool take_first_byte(unsigned char byte);
     bool take_second_byte(unsigned char byte);
-    bool take_piece(std::string_view piece);
+    bool take_piece(std::string_view& input);
     void begin_frame();
 
     Role role_;
