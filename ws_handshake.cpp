@@ -67,6 +67,7 @@ static std::string_view check_last_byte(std::string_view request) {
     if (c == '\n' && !after_cr) return "a line ends in LF, not CRLF";
     const bool control = (c >= '\0' && c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == '\x7F';
     if (control || (after_cr && c != '\n')) return "not HTTP: a control character";
+    if (request.size() == 1 && !is_token(request)) return "not HTTP: no method";
     if (c != '\n') return "";
     request.remove_suffix(2);
     const std::size_t start = request.rfind('\n') + 1;
