@@ -37,10 +37,10 @@ $(BUILD)/flags: force
 	@echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' > $@
 
 test: $(SERVER) $(BUILD)/run_tests
-	SERVER=./$(SERVER) $(BUILD)/run_tests --test-suite-exclude=slow
+	SERVER=$(abspath $(SERVER)) $(BUILD)/run_tests --test-suite-exclude=slow
 
 test-slow: $(SERVER) $(BUILD)/run_tests
-	SERVER=./$(SERVER) $(BUILD)/run_tests --test-suite=slow
+	SERVER=$(abspath $(SERVER)) $(BUILD)/run_tests --test-suite=slow
 
 check:
 	$(MAKE) BUILD=build/check SERVER=build/check/server LDFLAGS='$(SANITIZE)' \
@@ -51,7 +51,7 @@ fuzz: $(BUILD)/fuzz_handshake $(BUILD)/fuzz_frame
 	$(BUILD)/fuzz_frame -max_total_time=$(FUZZ_SECONDS) -max_len=4096
 
 bench: $(SERVER) $(BUILD)/bench
-	SERVER=./$(SERVER) $(BUILD)/bench
+	SERVER=$(abspath $(SERVER)) $(BUILD)/bench
 
 deps:
 	@command -v apt-get >/dev/null || { echo 'install doctest (its header as doctest/doctest.h) and Chromium'; exit 1; }

@@ -79,8 +79,9 @@ void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offs
 // --- for people -----------------------------------------------------------------------------------------------------
 
 std::string_view opcode_name(Opcode opcode) {
-    constexpr std::string_view names[16]{"continuation", "text", "binary", "", "", "", "", "", "close", "ping", "pong"};
-    return names[static_cast<std::size_t>(opcode)];
+    static constexpr std::string_view data[8]{"continuation", "text", "binary"}, control[8]{"close", "ping", "pong"};
+    const auto number = static_cast<std::size_t>(opcode);
+    return number < 8 ? data[number] : control[number - 8];
 }
 
 std::string escape(std::string_view bytes) {
@@ -164,7 +165,7 @@ void Decoder::begin_frame() {
         message_.clear();
     }
     in_frame_ = true;
-    begin_ = message_.size();
+    at_ = message_.size();
     control_.clear();
     header_ = {};
     header_size_ = 2;

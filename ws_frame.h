@@ -79,7 +79,7 @@ public:
     // Of the frame that has just ended, or was found broken:
     const Header& header() const { return header_; }
     Opcode opcode() const { return header_.opcode == Opcode::continuation ? message_opcode_ : header_.opcode; }
-    std::string_view frame_payload() const { return is_control() ? control_ : std::string_view(message_).substr(begin_); }
+    std::string_view frame_payload() const { return is_control() ? control_ : std::string_view(message_).substr(at_); }
     std::string take_payload() { return std::move(is_control() ? control_ : message_); }  // of the whole message
     std::uint16_t code() const { return code_; }
     std::string_view reason() const { return reason_; }
@@ -104,7 +104,7 @@ private:
     std::uint64_t left_ = 0;         // payload bytes still to come
     Opcode message_opcode_ = Opcode::continuation;  // text or binary, or that no message has begun
     std::string message_;            // payloads of its fragments so far
-    std::size_t begin_ = 0;          // where in it this frame's payload begins
+    std::size_t at_ = 0;             // where in it this frame's payload begins
     Utf8 text_;                      // what it is checked with
     std::string control_;            // payload of a control frame, which may come between fragments
     Utf8 close_reason_;              // what its text is checked with
