@@ -56,6 +56,8 @@ constexpr std::size_t kBlockBytes = 256 << 10;      // smaller messages are coll
 constexpr std::size_t kOwnCost = 128;               // of keeping something for one client alone, besides its bytes
 constexpr std::size_t kMaxPieces = 64;              // handed to one writev()
 constexpr std::size_t kTerminalBytes = 64 << 10;    // lines that standard output has not taken yet
+constexpr auto kLongMessagePause = 1s;              // between such, while a peer has half of what may wait for him
+constexpr int kAcceptsPerRound = 64;                // newcomers let in between two looks at everybody else
 constexpr int kRefusalSlots = 8;                    // descriptors kept for saying 503 in good order
 
 // --- standard output -------------------------------------------------------------------------------------------------
@@ -241,7 +243,7 @@ public:
             now = Clock::now();
             if (ready < 0) readable = writable = fd_set{};  // a signal: the sets say nothing
             stopping = stopping || signalled();
-            if (!stopping && FD_ISSET(master, &readable)) connect();
+            for (int i = 0; i < kAcceptsPerRound && !stopping && FD_ISSET(master, &readable) && connect(); ++i) {}
             receive_all(readable, ready);
             limit_held();
             flush_all(writable);
@@ -258,7 +260,8 @@ private:
         if (terminal.waiting()) FD_SET(STDOUT_FILENO, &writable);
         if (!stopping && now >= accept_again) FD_SET(master, &readable);
         for (const auto& [fd, client] : sockets) {
-            if (!client.ended) FD_SET(fd, &readable);
+            const bool later = now < long_again && client.decoder && client.decoder->held() > kRoundBytes;
+            if (!client.ended && !later) FD_SET(fd, &readable);
             if (client.blocked) FD_SET(fd, &writable);
         }
         return sockets.empty() ? master : std::max(master, sockets.rbegin()->first);
@@ -266,21 +269,22 @@ private:
 
     // Until the next deadline; for ever when nobody has one.
     std::optional<timespec> timeout() const {
-        auto next = now < accept_again ? accept_again : Clock::time_point::max();
+        auto next = Clock::time_point::max();
+        for (const auto pause : {accept_again, long_again}) next = now < pause ? std::min(next, pause) : next;
         for (const auto& [fd, client] : sockets) next = std::min(next, client.deadline);
         if (next == Clock::time_point::max()) return std::nullopt;
         const std::chrono::nanoseconds left = std::max(next - Clock::now(), Clock::duration::zero());
         return timespec{static_cast<time_t>(left / 1s), static_cast<long>((left % 1s).count())};
     }
 
-    // One newcomer a round, as in the demo.
-    void connect() {
+    // Lets one newcomer in; false when there is none.
+    bool connect() {
         sockaddr_storage address{};
         socklen_t size = sizeof address;
         const int fd = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
         // A connection that there is no room for makes select() return at once, again and again: look away a while.
         if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) accept_again = now + kAcceptPause;
-        if (fd < 0) return;
+        if (fd < 0) return false;
 
         const int yes = 1;
         fcntl(fd, F_SETFL, O_NONBLOCK);
@@ -289,11 +293,12 @@ private:
         try {
             say({"connect client ", std::to_string(fd), " from ", numeric(address, size)});
             if (fd >= slots - kRefusalSlots) refuse(client, refusal("503 Service Unavailable", "no slot left"));
-            if (fd < slots) return void(sockets.emplace(fd, std::move(client)));
+            if (fd < slots) return sockets.emplace(fd, std::move(client)).second;
             flush(client);  // no descriptor for an orderly end: what the kernel takes at once is all that it gets
         } catch (const std::bad_alloc&) {
         }
         ::close(fd);
+        return true;
     }
 
     // --- receive -----------------------------------------------------------------------------------------------------
@@ -364,6 +369,8 @@ private:
         if (!quiet) say({"send file ", std::to_string(client.fd), ": ", opcode_name(opcode), ", ",
                          std::to_string(payload.size()), " bytes, to ", std::to_string(peers), " clients"});
         if (tracing) terminal.line({"-> all: ", describe(header, opcode, payload)});
+        // Many that long at once would be more than may wait for a peer, however well he reads.
+        if (payload.size() > kRoundBytes) long_again = now + kLongMessagePause;
         broadcast.append(header.bytes, std::move(payload));
     }
 
@@ -513,6 +520,7 @@ private:
             it = done ? sockets.erase(it) : std::next(it);
         }
         broadcast.forget(oldest);
+        if (broadcast.end - oldest < kMaxWaitingBytes / 2) long_again = now;
     }
 
     // --- what it prints ----------------------------------------------------------------------------------------------
@@ -539,7 +547,8 @@ private:
     Terminal terminal;
     std::vector<char> buffer = std::vector<char>(kBufferBytes);
     Clock::time_point now = Clock::now();  // of this round
-    Clock::time_point accept_again = now;  // the master is not watched before
+    Clock::time_point accept_again = now;  // the master is not watched before,
+    Clock::time_point long_again = now;    // nor, before this, are those whose message is a long one
     bool stopping = false;
 };
 

@@ -98,7 +98,8 @@ std::string escape(std::string_view bytes) {
 
 std::string describe(const Header& header, Opcode kind, std::string_view payload) {
     std::string line = hex(header.bytes, " ") + " |" + (header.fin ? " FIN " : " ");
-    line.append(opcode_name(header.opcode)).append(", ").append(std::to_string(header.length)).append(" bytes");
+    line += opcode_name(header.opcode);
+    if (header.bytes.size() >= 2) line += ", " + std::to_string(header.length) + " bytes";
     if (header.key) line += ", key " + hex(std::string_view(header.bytes).substr(header.bytes.size() - 4), " ");
     if (payload.empty()) return line;
 
