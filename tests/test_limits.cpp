@@ -1,0 +1,525 @@
+// What nobody can do to the others: the server's limits, each reached over real sockets while two bystanders chat on.
+// Memory, descriptors and time on the processor are the operating system's word.
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <random>
+
+#include "harness.h"
+
+using namespace std::string_literals;
+
+namespace {
+
+constexpr long kMiB = 1 << 20;
+
+// Two peers who notice nothing of what others do to the server.
+struct Bystanders {
+    Peer a, b;
+    int lines = 0;
+
+    explicit Bystanders(const Server& server) : a(server), b(server) { a.shake_hands(), b.shake_hands(); }
+
+    // Each says a line that both hear; what others say in between is skipped.
+    void chat() {
+        for (Peer* speaker : {&a, &b}) {
+            const std::string line = "the bystanders' line " + std::to_string(++lines);
+            speaker->send_frame(Opcode::text, line);
+            for (Peer* listener : {&a, &b}) {
+                Peer::Frame frame;
+                while (!frame.ended && frame.payload != line) frame = listener->next_frame();
+                REQUIRE_FALSE(frame.ended);
+            }
+        }
+    }
+
+    // One says it so many times, and it is all that both hear.
+    void say(std::string_view text, std::size_t times) {
+        a.send(repeat(masked(Opcode::text, text), times));
+        const std::string heard = repeat(encode(Opcode::text, text), times);
+        for (Peer* listener : {&a, &b}) REQUIRE((listener->receive(heard.size()) == heard));
+    }
+};
+
+// The most memory that the server ever had, but for what it had when it was new.
+void check_memory(const Server& server, long when_new, long limit) {
+    const long taken = (server.peak_bytes() - when_new) / kMiB;
+    if (server_is_sanitized()) MESSAGE("not checked, for a sanitized server takes more memory: ", taken, " MiB");
+    else CHECK(taken < limit);
+}
+
+// Nothing happens for a while, and a busy loop would be at work all that time.
+void check_idle(const Server& server, Peer& undisturbed) {
+    const long before = server.cpu_ticks();
+    REQUIRE(undisturbed.silent(600ms));
+    CHECK(server.cpu_ticks() - before <= sysconf(_SC_CLK_TCK) / 10);
+}
+
+std::size_t count(std::string_view text, std::string_view part) {
+    std::size_t found = 0;
+    for (std::size_t at = text.find(part); at != text.npos; at = text.find(part, at + part.size())) ++found;
+    return found;
+}
+
+// A client's header with the masking key 0; a payload may follow, or not.
+std::string header(Opcode opcode, std::uint64_t length, bool fin = true) {
+    return make_header(opcode, length, fin, MaskingKey{}).bytes;
+}
+
+// Sends and does not read, however much there is to read; false when the connection is broken.
+bool push(Peer& peer, std::string_view bytes) {
+    while (!bytes.empty()) {
+        pollfd end{peer.fd(), POLLOUT, 0};
+        REQUIRE(poll(&end, 1, 20000) == 1);
+        const ssize_t sent = send(peer.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+        if (sent < 0) return false;
+        bytes.remove_prefix(static_cast<std::size_t>(sent));
+    }
+    return true;
+}
+
+// Whether a newcomer whose request is sent becomes a peer; if not, it hears why.
+bool let_in(Peer& newcomer) {
+    const std::string head = newcomer.receive_until("\r\n\r\n");
+    if (head == kResponse) return true;
+    REQUIRE(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+    REQUIRE(head.find("\r\nContent-Length: " + std::to_string(newcomer.receive_all().size()) + "\r\n") != head.npos);
+    return false;
+}
+
+// So many connect before one of them reads or leaves. Those who are let in.
+std::vector<Peer> crowd(const Server& server, std::size_t size) {
+    std::vector<Peer> all, in;
+    for (std::size_t i = 0; i < size; ++i) all.emplace_back(server).try_send(kRequest);
+    for (Peer& peer : all) {
+        if (let_in(peer)) in.push_back(std::move(peer));
+    }
+    return in;
+}
+
+std::function<void()> limited(int resource, rlim_t most) {
+    return [=] {
+        const rlimit limit{most, most};
+        setrlimit(static_cast<decltype(RLIMIT_NOFILE)>(resource), &limit);
+    };
+}
+
+}  // namespace
+
+TEST_SUITE("6 descriptors") {
+    void check_crowd(const std::function<void()>& in_child, std::size_t size, std::size_t least) {
+        Server server({"--quiet"}, in_child);
+        Bystanders bystanders(server);
+        auto in = crowd(server, size);
+        CHECK(in.size() >= least);
+        CHECK(in.size() < size);
+        bystanders.chat();
+        check_idle(server, bystanders.a);
+
+        const auto one_more = [&] {
+            Peer newcomer(server);
+            newcomer.try_send(kRequest);
+            if (!let_in(newcomer)) return false;
+            in.push_back(std::move(newcomer));
+            return true;
+        };
+        CHECK_FALSE(one_more());
+        for (int i = 0; i < 3; ++i) {
+            in.erase(in.begin());
+            wait_until("the slot that became free is filled", one_more);
+            CHECK_FALSE(one_more());
+        }
+        bystanders.chat();
+        for (Peer& peer : in) peer.send_frame(Opcode::ping, "");  // they are all still there, and heard both of them
+        in.back().text();
+    }
+
+    TEST_CASE("1100 connections: 1000 peers or more, the others hear 503, and so do later ones until a slot is free") {
+        check_crowd({}, 1100, 1000);
+    }
+
+    TEST_CASE("the same at ulimit -n 1024") { check_crowd(limited(RLIMIT_NOFILE, 1024), 1100, 1000); }
+
+    TEST_CASE("200 connections at ulimit -n 64: 30 peers or more") { check_crowd(limited(RLIMIT_NOFILE, 64), 200, 30); }
+
+    TEST_CASE("5000 connects and closes leave no descriptor behind") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        for (int i = 0; i < 5000; ++i) {
+            Peer peer(server);
+            if (i % 3 == 1) peer.send(kRequest.substr(0, 50));
+            if (i % 3 == 2) peer.send(kRequest + masked(Opcode::binary, "and gone"));
+            if (i % 7 == 0) peer.reset_now();
+            if (i % 500 == 0) bystanders.chat();
+        }
+        bystanders.chat();
+        wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
+    }
+
+    TEST_CASE("a storm of RSTs, at any point") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        const std::vector<std::string> points{
+            "", "GET ", "nonsense\r\n\r\n", kRequest, kRequest + "\x81", kRequest + masked(Opcode::text, "bye"),
+            kRequest + masked(Opcode::close, "")};
+        for (int round = 0; round < 50; ++round) {
+            std::vector<Peer> storm;
+            for (const std::string& bytes : points) storm.emplace_back(server).send(bytes);
+            if (round % 2 == 0) bystanders.chat();  // and these lines are due to those who will not take them
+            for (Peer& peer : storm) peer.reset_now();
+        }
+        bystanders.chat();
+        wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
+    }
+
+    TEST_CASE("a closing handshake that nobody finishes ends after 2 s, whatever still comes") {
+        Server server;
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        auto peers = join(server, 2);
+        const auto start = Clock::now();
+        peers[0].send(masked(Opcode::close, "\x03\xE8"));
+        peers[1].send("\x81\x02");
+        peers.emplace_back(server).send("nonsense\r\n\r\n");
+        CHECK(peers[0].receive_all() == "\x88\x02\x03\xE8");
+        CHECK(peers[1].receive_all() == "\x88\x02\x03\xEA");
+        peers[2].refusal();
+        while (peers[1].try_send("more") && Clock::now() < start + kPatience) bystanders.chat();
+        CHECK(Clock::now() - start > 1500ms);
+        CHECK(Clock::now() - start < 10s);
+        wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
+    }
+}
+
+TEST_SUITE("6 handshake and message") {
+    TEST_CASE("8 KiB of header are read, and 431 answers the first byte more") {
+        const Server server;
+        Bystanders bystanders(server);
+        const std::string filler = "GET /" + std::string(8192 - kRequest.size() - 1, 'x');
+        for (const bool over : {false, true}) {
+            Peer peer(server);
+            const std::string request = filler + (over ? "xx" : "x") + kRequest.substr(5);
+            REQUIRE(request.size() == (over ? 8193 : 8192));
+            peer.send(request.substr(0, 8000));
+            bystanders.chat();
+            peer.try_send(request.substr(8000));
+            if (over) CHECK(peer.refusal().starts_with("HTTP/1.1 431 "));
+            else CHECK(let_in(peer));
+        }
+        Peer endless(server);
+        endless.try_send("GET / HTTP/1.1\r\nHost: x\r\n" + repeat("X: y\r\n", 50000));
+        CHECK(endless.refusal().starts_with("HTTP/1.1 431 "));
+        CHECK_FALSE(endless.reset());
+        bystanders.chat();
+    }
+
+    TEST_CASE("16 MiB in fragments are a message; one byte more is 1009 as soon as a header says so") {
+        const Server server;
+        Bystanders bystanders(server);
+        const std::string half(8 * kMiB, 'h');
+        Peer peer(server);
+        peer.shake_hands();
+        peer.send(masked(Opcode::text, half, false) + masked(Opcode::continuation, half, false));
+        bystanders.chat();
+        peer.send(masked(Opcode::continuation, ""));
+        for (Peer* listener : {&bystanders.a, &bystanders.b}) CHECK((listener->text() == half + half));
+        peer.send(masked(Opcode::binary, half, false) + masked(Opcode::continuation, half, false));
+        bystanders.chat();
+        peer.send(header(Opcode::continuation, 1));
+        CHECK(peer.closed_with() == 1009);
+        bystanders.chat();
+    }
+
+    TEST_CASE("slowloris: 300 that trickle, in their handshake or in a frame") {
+        const Server server;
+        Bystanders bystanders(server);
+        std::vector<Peer> slow;
+        const std::string message = masked(Opcode::text, std::string(100, 's'));
+        for (int i = 0; i < 300; ++i) {
+            slow.emplace_back(server);
+            if (i % 2 == 1) slow.back().shake_hands();
+        }
+        for (std::size_t at = 0; at < 40; ++at) {
+            for (std::size_t i = 0; i < slow.size(); ++i) slow[i].send((i % 2 == 0 ? kRequest : message).substr(at, 1));
+            bystanders.chat();
+        }
+    }
+
+    // The connection must end in time, however it ends.
+    using Make = std::function<std::string(std::mt19937&)>;
+
+    void check_random(const Server& server, Bystanders& bystanders, const Make& make) {
+        for (unsigned seed = 1; seed <= 200; ++seed) {
+            CAPTURE(seed);
+            std::mt19937 random(seed);
+            Peer peer(server);
+            peer.try_send(make(random));
+            peer.shut_down_sending();
+            if (seed % 4 == 0) peer.reset_now();
+            else peer.receive_all();
+            if (seed % 20 == 0) bystanders.chat();
+        }
+    }
+
+    std::string random_bytes(std::mt19937& random) {
+        std::string bytes(random() % 3000, '\0');
+        for (char& byte : bytes) byte = static_cast<char>(random());
+        return bytes;
+    }
+
+    std::string spoilt(std::mt19937& random, std::string bytes) {
+        for (auto changes = random() % 5; changes > 0; --changes) {
+            bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8);
+        }
+        return bytes.substr(0, random() % (bytes.size() + 1));
+    }
+
+    TEST_CASE("random bytes before and after the handshake, and good ones with some bits changed") {
+        Server server({"--trace"});
+        Bystanders bystanders(server);
+        const std::string frames = masked(Opcode::text, "李", false) + masked(Opcode::ping, "now") +
+                                   masked(Opcode::continuation, "靖") + masked(Opcode::binary, std::string(300, 'b')) +
+                                   masked(Opcode::close, "\x03\xE8" "bye");
+        check_random(server, bystanders, [](std::mt19937& random) { return random_bytes(random); });
+        check_random(server, bystanders, [](std::mt19937& random) { return kRequest + random_bytes(random); });
+        check_random(server, bystanders, [](std::mt19937& random) { return spoilt(random, kRequest); });
+        check_random(server, bystanders, [&](std::mt19937& random) { return kRequest + spoilt(random, frames); });
+        bystanders.chat();
+        for (const char c : server.out()) REQUIRE((c == '\n' || (c >= ' ' && c <= '~')));
+    }
+}
+
+TEST_SUITE("6 memory") {
+    TEST_CASE("those who never read are dropped at 64 MiB, which are kept once for all of them") {
+        Server server;
+        Bystanders bystanders(server);
+        const long when_new = server.resident_bytes();
+        const auto never_read = join(server, 8);
+        const std::string megabyte(kMiB, 'm');
+        int sent = 0;
+        while (count(server.out(), "\ndisconnect client ") < never_read.size() && sent < 150) {
+            bystanders.say(megabyte, 1);
+            ++sent;
+        }
+        CHECK(count(server.out(), "\ndisconnect client ") == never_read.size());
+        CHECK(sent >= 64);
+        CHECK(sent < 128);  // the kernel takes some MiB, too
+        check_memory(server, when_new, 64 + 32);
+        bystanders.say("to two", 1);
+        server.wait_for(": text, 6 bytes, to 2 clients\n");
+    }
+
+    TEST_CASE("a million empty messages for one who does not read") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const long when_new = server.resident_bytes();
+        const auto never_reads = join(server, 1);
+        for (int i = 0; i < 10; ++i) bystanders.say("", 100'000);
+        check_memory(server, when_new, 64 + 32);
+        bystanders.chat();
+    }
+
+    TEST_CASE("millions of Pings, with messages between them, from one who does not read") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const long when_new = server.resident_bytes();
+        auto never_reads = join(server, 1);
+        const std::string pings = repeat(masked(Opcode::ping, "") + masked(Opcode::text, ""), 50'000);
+        for (int i = 0; i < 30 && push(never_reads[0], pings); ++i) bystanders.chat();
+        check_memory(server, when_new, 192);
+        bystanders.chat();
+    }
+
+    TEST_CASE("nothing is set aside for 500 messages of 16 MiB that were only announced") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto announcers = join(server, 500);
+        const long when_new = server.resident_bytes(), asked_for = server.virtual_bytes();
+        for (Peer& peer : announcers) peer.send(header(Opcode::text, 16 * kMiB) + "a");
+        for (Peer& peer : announcers) peer.send("b");
+        bystanders.chat();
+        check_memory(server, when_new, 16);
+        if (!server_is_sanitized()) CHECK((server.virtual_bytes() - asked_for) / kMiB < 64);  // used or not
+    }
+
+    TEST_CASE("64 half-sent giants hold 256 MiB and no more; the one that holds most goes first, with 1009") {
+        Server server;
+        Bystanders bystanders(server);
+        const long when_new = server.resident_bytes();
+        auto giants = join(server, 64);
+        const std::string start = header(Opcode::text, 16 * kMiB) + std::string(15 * kMiB, 'g');
+        push(giants[0], start + std::string(kMiB / 2, 'g'));
+        for (std::size_t i = 1; i < giants.size(); ++i) {
+            push(giants[i], start);
+            bystanders.chat();
+            if (i == 16) CHECK(count(server.out(), "(1009)\n") == 0);  // 255.5 MiB
+        }
+        const std::size_t too_many = giants.size() - 256 / 15;
+        wait_until("as many as hold too much are dropped", [&] { return count(server.out(), "(1009)\n") >= too_many; });
+        CHECK(count(server.out(), "(1009)\n") <= too_many + 1);
+        const std::string log = server.out();
+        CHECK(log.substr(log.find("\ndisconnect client "), 21) == "\ndisconnect client 6:");
+        CHECK(giants[0].closed_with() == 1009);
+        check_memory(server, when_new, 256 + 128);  // the heap has gaps when large ones come and go
+
+        std::size_t survivor = 1;
+        while (count(log, "\ndisconnect client " + std::to_string(6 + survivor) + ":") > 0) ++survivor;
+        giants[survivor].send(std::string(kMiB, 'g'));
+        for (Peer* listener : {&bystanders.a, &bystanders.b}) CHECK((listener->text() == std::string(16 * kMiB, 'g')));
+    }
+
+    TEST_CASE("a failing allocation costs one client, not the process") {
+        if (server_is_sanitized()) MESSAGE("not tested: a sanitized server needs more memory than it would be given");
+        if (server_is_sanitized()) return;
+        Server server({}, limited(RLIMIT_AS, 100 * kMiB));
+        auto giants = join(server, 20);
+        for (Peer& peer : giants) push(peer, header(Opcode::text, 16 * kMiB) + std::string(15 * kMiB, 'g'));
+        server.wait_for("\ndisconnect client ");
+        giants.clear();
+        Bystanders(server).chat();
+        server.signal(SIGTERM);
+        CHECK(server.wait() == 0);
+    }
+}
+
+TEST_SUITE("6 standard output") {
+    // Numbers in "(12 lines dropped)", all together.
+    std::size_t dropped_lines(const std::string& out) {
+        std::size_t sum = 0;
+        for (std::size_t at = out.find("\n("); at != out.npos; at = out.find("\n(", at + 1)) {
+            sum += std::strtoul(out.c_str() + at + 2, nullptr, 10);
+        }
+        return sum;
+    }
+
+    TEST_CASE("a full pipe delays nobody; the lines that found no room are counted") {
+        Server server;
+        Bystanders bystanders(server);
+        server.wait_for("shakeHands 5\n");
+        server.stop_reading();
+        const std::size_t lines = 20'000;
+        for (std::size_t i = 0; i < lines / 100; ++i) bystanders.say("loud", 100);
+        check_idle(server, bystanders.a);
+        server.go_on_reading();
+        wait_until("every line is printed or counted",
+                   [&] { return count(server.out(), "\nsend file ") + dropped_lines(server.out()) >= lines; });
+        bystanders.say("heard again", 1);
+        server.wait_for("\nsend file 4: text, 11 bytes, to 2 clients\n");
+        CHECK(dropped_lines(server.out()) > 0);
+        CHECK(count(server.out(), "text, 4 bytes, to 2 clients\n") + dropped_lines(server.out()) == lines);
+    }
+
+    TEST_CASE("a terminal stopped with Ctrl-S delays nobody; Ctrl-Q brings the lines and the count of those dropped") {
+        const int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+        REQUIRE(terminal >= 0);
+        REQUIRE(grantpt(terminal) == 0);
+        REQUIRE(unlockpt(terminal) == 0);
+        fcntl(terminal, F_SETFL, O_NONBLOCK);
+        const std::string name = ptsname(terminal);
+        const int port = free_port();
+        Process process({server_path(), "127.0.0.1", std::to_string(port)}, [&] {
+            dup2(open(name.c_str(), O_RDWR | O_NOCTTY), STDOUT_FILENO);
+            for (int fd = 3; fd < 10; ++fd) close(fd);
+        });
+        std::string out;
+        const auto shows = [&](std::string_view text) {
+            std::array<char, 1> byte;
+            while (read(terminal, byte.data(), 1) == 1) out += byte[0];
+            return out.find(text) != out.npos;
+        };
+        wait_until("it listens", [&] { return shows("Master socket"); });
+        Peer peer(port);
+        peer.shake_hands();
+        wait_until("it shows the handshake", [&] { return shows("shakeHands 4"); });
+        REQUIRE(write(terminal, "\x13", 1) == 1);
+        for (int i = 0; i < 100; ++i) {
+            peer.send(repeat(masked(Opcode::text, "x"), 100));
+            REQUIRE(peer.receive(300) == repeat("\x81\x01x", 100));
+        }
+        REQUIRE_FALSE(shows("lines dropped"));
+        REQUIRE(write(terminal, "\x11", 1) == 1);
+        wait_until("the count", [&] { return shows(" lines dropped)"); });
+        peer.send_frame(Opcode::text, "the last");
+        wait_until("the last line", [&] { return shows("text, 8 bytes"); });
+        CHECK(count(out, "text, 1 bytes, to 1 clients") + dropped_lines(out) == 10'000);
+        close(terminal);  // and a terminal that goes away ends nothing
+        peer.send_frame(Opcode::text, "a line for nobody");
+        CHECK(peer.text() == "the last");
+        CHECK(peer.text() == "a line for nobody");
+        peer.send_frame(Opcode::text, "another");
+        CHECK(peer.text() == "another");
+    }
+}
+
+TEST_SUITE("slow") {
+    double seconds_since(Clock::time_point start) {
+        return std::chrono::duration<double>(Clock::now() - start).count();
+    }
+
+    TEST_CASE("6 handshake: 408 after 10 s, however much of it trickles in") {
+        const Server server;
+        Bystanders bystanders(server);
+        std::vector<Peer> slow;
+        const auto start = Clock::now();
+        for (int i = 0; i < 100; ++i) slow.emplace_back(server);
+        for (std::size_t at = 0; slow[0].silent(100ms) && seconds_since(start) < 30; ++at) {
+            for (std::size_t i = 0; i < slow.size() / 2; ++i) slow[2 * i].try_send(kRequest.substr(at, 1));
+            bystanders.chat();
+        }
+        CHECK(seconds_since(start) > 9);
+        CHECK(seconds_since(start) < 15);
+        for (Peer& peer : slow) {
+            REQUIRE(peer.refusal().starts_with("HTTP/1.1 408 Request Timeout\r\n"));
+            CHECK_FALSE(peer.reset());
+        }
+        bystanders.chat();
+    }
+
+    TEST_CASE("6 silence: a Ping at 30 s, the end at 60 s, and neither for those who answer or talk") {
+        Server server;
+        struct Watched {
+            const char* what;
+            Peer peer;
+            bool answers;
+            double pinged = 0, ended = 0;
+        };
+        const auto start = Clock::now();
+        Bystanders bystanders(server);
+        std::vector<Watched> all;
+        for (const char* what : {"says nothing", "stops inside a frame", "answers"}) {
+            all.push_back({what, Peer(server), what == "answers"s});
+            all.back().peer.shake_hands();
+        }
+        all[1].peer.send("\x81\x85");
+        while (seconds_since(start) < 65) {
+            bystanders.chat();
+            for (auto& [what, peer, answers, pinged, ended] : all) {
+                while (ended == 0 && !peer.silent(0ms)) {
+                    const Peer::Frame frame = peer.next_frame();
+                    if (frame.ended) ended = seconds_since(start);
+                    if (frame.header.opcode != Opcode::ping || frame.ended) continue;
+                    if (pinged == 0) pinged = seconds_since(start);
+                    if (answers) peer.send_frame(Opcode::pong, frame.payload);
+                }
+            }
+            REQUIRE(bystanders.a.silent(200ms));  // no Ping for them
+        }
+        for (const Watched& one : all) {
+            CAPTURE(one.what);
+            CHECK(one.pinged > 29);
+            CHECK(one.pinged < 40);
+            CHECK((one.answers ? one.ended == 0 : one.ended > 59));
+        }
+        CHECK(count(server.out(), "\ndisconnect client ") == 2);
+    }
+}
