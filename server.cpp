@@ -20,17 +20,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <optional>
-#include <span>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "ws_frame.h"
@@ -51,8 +46,7 @@ constexpr auto kAcceptPause = 100ms;                // when the system has no de
 constexpr std::size_t kMaxWaitingBytes = 64 << 20;  // for one peer that does not read; past it he is dropped
 constexpr std::size_t kMaxHeldBytes = 256 << 20;    // half-received messages of all peers; past it: 1009 to the largest
 constexpr std::size_t kRoundBytes = 4 << 20;        // received in one round from all clients, in equal shares ...
-constexpr std::size_t kBufferBytes = 256 << 10;     // ... of at most this
-constexpr std::size_t kBlockBytes = 256 << 10;      // smaller messages are collected in blocks of about this size
+constexpr std::size_t kBlockBytes = 256 << 10;      // ... of at most this; smaller messages share such a block
 constexpr std::size_t kOwnCost = 128;               // of keeping something for one client alone, besides its bytes
 constexpr std::size_t kMaxPieces = 64;              // handed to one writev()
 constexpr std::size_t kTerminalBytes = 64 << 10;    // lines that standard output has not taken yet
@@ -60,14 +54,18 @@ constexpr auto kLongMessagePause = 1s;              // between such, while a pee
 constexpr int kAcceptsPerRound = 64;                // newcomers let in between two looks at everybody else
 constexpr int kRefusalSlots = 8;                    // descriptors kept for saying 503 in good order
 
+constexpr int kYes = 1;  // for setsockopt()
+
 // --- standard output -------------------------------------------------------------------------------------------------
 
 // One more descriptor that may not be ready: behind it is a terminal stopped with Ctrl-S, or a full pipe. Lines wait
 // here until it is ready; those that find no room are dropped and counted.
-class Terminal {
-public:
+struct Terminal {
+    std::string text;         // what waits
+    std::size_t dropped = 0;  // lines since the last one that found room
+
     Terminal() {
-        text_.reserve(2 * kTerminalBytes);
+        text.reserve(2 * kTerminalBytes);
         // Our own way to the terminal: O_NONBLOCK on the one that was handed to us would hold for the shell as well.
         const char* name = ttyname(STDOUT_FILENO);
         const int fd = name ? open(name, O_WRONLY | O_NONBLOCK | O_NOCTTY) : -1;
@@ -75,26 +73,23 @@ public:
     }
 
     void line(std::initializer_list<std::string_view> parts) {
-        if (dropped_ > 0 || text_.size() > kTerminalBytes) return void(++dropped_);
-        for (const auto part : parts) text_ += part;
-        text_ += '\n';
+        if (dropped > 0 || text.size() > kTerminalBytes) return void(++dropped);
+        for (const auto part : parts) text += part;
+        text += '\n';
     }
-
-    bool waiting() const { return !text_.empty(); }
 
     // Writes what can be written now. What select() calls writable takes PIPE_BUF bytes.
     void flush() {
-        while (waiting() && writable()) {
-            const ssize_t sent = write(STDOUT_FILENO, text_.data(), std::min<std::size_t>(text_.size(), PIPE_BUF));
+        while (!text.empty() && writable()) {
+            const ssize_t sent = write(STDOUT_FILENO, text.data(), std::min<std::size_t>(text.size(), PIPE_BUF));
             if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return;
-            text_.erase(0, sent < 0 ? text_.npos : static_cast<std::size_t>(sent));  // nobody reads any more: not kept
-            if (dropped_ == 0 || text_.size() > kTerminalBytes / 2) continue;
-            text_.append("(").append(std::to_string(dropped_)).append(" lines dropped)\n");
-            dropped_ = 0;
+            text.erase(0, sent < 0 ? text.npos : static_cast<std::size_t>(sent));  // nobody reads any more: not kept
+            if (dropped == 0 || text.size() > kTerminalBytes / 2) continue;
+            text.append("(").append(std::to_string(dropped)).append(" lines dropped)\n");
+            dropped = 0;
         }
     }
 
-private:
     static bool writable() {
         fd_set out;
         FD_ZERO(&out);
@@ -102,9 +97,6 @@ private:
         timeval at_once{};
         return select(STDOUT_FILENO + 1, nullptr, &out, nullptr, &at_once) == 1;
     }
-
-    std::string text_;
-    std::size_t dropped_ = 0;  // lines since the last one that found room
 };
 
 // --- what everybody gets ---------------------------------------------------------------------------------------------
@@ -157,10 +149,13 @@ struct Client {
     std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // there while it is a peer
     std::uint64_t position = 0;        // in the broadcast: sent up to here ...
-    std::uint64_t last_position = 0;   // ... and, when closing, only up to there
+    std::uint64_t last = 0;            // ... and, when closing, only up to there
     std::map<std::uint64_t, std::string> own{};  // bytes for it alone, by the position at which they go
     std::uint64_t own_sent = 0;        // bytes sent of the first of these
     std::size_t own_bytes = 0;         // not sent of them all
+
+    // What it makes us keep, besides what it shares with all others.
+    std::size_t held() const { return gone ? 0 : own_bytes + (decoder ? decoder->held() : 0); }
 };
 
 // --- the server ------------------------------------------------------------------------------------------------------
@@ -211,9 +206,8 @@ public:
         for (const int number : {SIGINT, SIGTERM}) sigaddset(&stop, number), signal(number, on_signal);
         sigprocmask(SIG_BLOCK, &stop, nullptr);
 
-        const int yes = 1;
         master = socket(place->ai_family, SOCK_STREAM, 0);
-        if (master < 0 || setsockopt(master, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
+        if (master < 0 || setsockopt(master, SOL_SOCKET, SO_REUSEADDR, &kYes, sizeof kYes) != 0 ||
             bind(master, place->ai_addr, place->ai_addrlen) != 0 || listen(master, SOMAXCONN) != 0 ||
             fcntl(master, F_SETFL, O_NONBLOCK) != 0) {
             die(strerror(errno));
@@ -257,7 +251,7 @@ private:
     int fill(fd_set& readable, fd_set& writable) const {
         FD_ZERO(&readable);
         FD_ZERO(&writable);
-        if (terminal.waiting()) FD_SET(STDOUT_FILENO, &writable);
+        if (!terminal.text.empty()) FD_SET(STDOUT_FILENO, &writable);
         if (!stopping && now >= accept_again) FD_SET(master, &readable);
         for (const auto& [fd, client] : sockets) {
             const bool later = now < long_again && client.decoder && client.decoder->held() > kRoundBytes;
@@ -286,9 +280,8 @@ private:
         if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) accept_again = now + kAcceptPause;
         if (fd < 0) return false;
 
-        const int yes = 1;
         fcntl(fd, F_SETFL, O_NONBLOCK);
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &kYes, sizeof kYes);
         Client client{.fd = fd, .deadline = now + kHandshakeTime};
         try {
             say({"connect client ", std::to_string(fd), " from ", numeric(address, size)});
@@ -304,7 +297,7 @@ private:
     // --- receive -----------------------------------------------------------------------------------------------------
 
     void receive_all(const fd_set& readable, int ready) {
-        const std::size_t share = std::min(kBufferBytes, kRoundBytes / static_cast<std::size_t>(std::max(ready, 1)));
+        const std::size_t share = std::min(kBlockBytes, kRoundBytes / static_cast<std::size_t>(std::max(ready, 1)));
         const std::uint64_t enough = broadcast.end + kRoundBytes;  // each long message ends a round
         for (auto& [fd, client] : sockets) {
             try {
@@ -390,17 +383,14 @@ private:
 
     // What all of them make us keep is limited too, or a thousand clients could fill sixteen gigabytes.
     void limit_held() {
-        const auto held = [](const auto& entry) {
-            const auto& [fd, client] = entry;
-            return client.gone ? 0 : client.own_bytes + (client.decoder ? client.decoder->held() : 0);
-        };
         std::size_t total = 0;
-        for (const auto& entry : sockets) total += held(entry);
+        for (const auto& [fd, client] : sockets) total += client.held();
         while (total > kMaxHeldBytes) {
-            auto& most = *std::ranges::max_element(sockets, {}, held);
-            total -= held(most);
-            close(most.second, kTooBig, "holds most of 256 MiB");
-            most.second.gone = held(most) > kBlockBytes;  // its own answers, which it does not read
+            const auto held = [](const auto& entry) { return entry.second.held(); };
+            Client& most = std::ranges::max_element(sockets, {}, held)->second;
+            total -= most.held();
+            close(most, kTooBig, "holds most of 256 MiB");
+            most.gone = most.held() > kBlockBytes;  // answers to it, which it does not read
         }
     }
 
@@ -419,14 +409,10 @@ private:
     }
 
     // The position up to which messages go to this client.
-    std::uint64_t due(const Client& client) const {
-        return client.closing ? client.last_position : client.handshake ? broadcast.end : client.position;
-    }
+    std::uint64_t due(const Client& c) const { return c.closing ? c.last : c.handshake ? broadcast.end : c.position; }
 
     // Bytes due and not sent, the room that keeping them takes included.
-    std::size_t waiting(const Client& client) const {
-        return due(client) - client.position + client.own_bytes + client.own.size() * kOwnCost;
-    }
+    std::size_t waiting(const Client& c) const { return due(c) - c.position + c.own_bytes + c.own.size() * kOwnCost; }
 
     void flush_all(const fd_set& writable) {
         for (auto& [fd, client] : sockets) {
@@ -484,7 +470,7 @@ private:
         if (client.closing) return;
         say({verb, " client ", std::to_string(client.fd), ": ", why});
         if (client.handshake) --peers;
-        client.last_position = due(client);
+        client.last = due(client);
         client.closing = true;
         client.decoder.reset();
         client.deadline = now + kClosingTime;
@@ -545,7 +531,7 @@ private:
     std::size_t peers = 0;                 // clients whose handshake is done and that are not leaving
     Broadcast broadcast;
     Terminal terminal;
-    std::vector<char> buffer = std::vector<char>(kBufferBytes);
+    std::vector<char> buffer = std::vector<char>(kBlockBytes);
     Clock::time_point now = Clock::now();  // of this round
     Clock::time_point accept_again = now;  // the master is not watched before,
     Clock::time_point long_again = now;    // nor, before this, are those whose message is a long one

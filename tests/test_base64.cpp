@@ -78,12 +78,11 @@ TEST_CASE("RFC 4648 3.3: only the alphabet's 64 characters are read, at whatever
 
 TEST_CASE("RFC 4648 3.2, 3.3: white space, missing, extra and misplaced padding are refused") {
     for (const std::string_view text : {
-             "Zg",           "Zg=",      "Zm8",      "Z",        "Zm9vYg",     "Zm9vYg=",   // missing
-             "=",            "==",       "===",      "====",     "Zg===",      "Zg======",  // extra
-             "Zm9v=",        "Zm9v==",   "Zm9v===",  "Zm9v====", "Zm8==",      "Z===",      //
-             "Zg==Zg==",     "Zm8=Zm8=", "=Zg=",     "Z=g=",     "Zm=v",       "Zm9v=Zm9",  // inside
-             " Zm9v",        "Zm9v ",    "Zm9v\n",   "Zm9\r",    "Zm9v\r\n",   "Zm9v\r\n\r\n", "Zm 9", "Z\tm9", "Zg= =",
-             "Zm-_", "Zm9,", "Zm9.", "Zm9*", "Zm9\x80", "Zm9\xff"}) {
+             "A", "AA", "AA=", "AAA", "AAAAA", "AAAAAA", "AAAAAA=", "AAAAAAA",                           // missing
+             "=", "==", "===", "====", "A===", "AA===", "AA======", "AAA==", "AAAA=", "AAAA==", "AAAA====",  // extra
+             "AA==AA==", "AAA=AAA=", "=AA=", "A=A=", "AA=A", "AAAA=AAA", "=AAA",                             // inside
+             " AAAA", "AAAA ", "AAA ", "AAAA\n", "AAA\r", "AAAA\r\n", "AA==\r\n\r\n", "AA AA", "AA= =", "A\tAA",
+             "AA-_", "AAA,", "AAA.", "AAA\x80", "AAA\xff"}) {
         CAPTURE(text);
         CHECK(base64_decode(text) == std::nullopt);
     }

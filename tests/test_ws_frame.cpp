@@ -292,6 +292,7 @@ TEST_CASE("RFC 6455 7.4: a Close has no code or one that may be sent, judged wit
     }
     CHECK(close_payload(kNoCode) == "");
     CHECK(close_code("") == 1005);
+    CHECK(close_code("\x03") == 1005);
     CHECK(close_code("\x03\xe9going away") == 1001);
     CHECK(decoded(frame(0x88, "\x03\xed")) == "1002@7");
     CHECK(decoded(frame(0x88, "\x03")) == "1002@1");
@@ -383,11 +384,11 @@ TEST_CASE("contract 4: a message has up to 16 MiB, fragments together; more is a
     CHECK(decoded(frame(0x02, "x") + head(0x80, 16 * kMiB)) == "part(x) 1009@16");
     CHECK(decoded(frame(0x02, "x") + frame(0x89, "xx") + head(0x00, 16 * kMiB - 1)) == "part(x) ping(xx)");
 
-    const std::string giant(16 * kMiB - 1, 'g'), part = frame(0x01, giant) + frame(0x89, "");
+    const std::string giant(16 * kMiB - 1, 'g'), part = frame(0x01, giant) + frame(0x89, "!!");
     const auto most = hear(part + frame(0x00, "h") + frame(0x80, "") + head(0x82, 16 * kMiB), Role::server, {65'536});
-    CHECK((most.events == "part(" + giant + ") ping() part(h) text(" + giant + "h)"));  // and then as much again
+    CHECK((most.events == "part(" + giant + ") ping(!!) part(h) text(" + giant + "h)"));  // and then as much again
     const auto over = hear(part + frame(0x00, "h") + frame(0x80, "i"), Role::server, {part.size() + 7, 1});
-    CHECK((over.events == "part(" + giant + ") ping() part(h) 1009"));
+    CHECK((over.events == "part(" + giant + ") ping(!!) part(h) 1009"));
     CHECK(over.from == part.size() + 7 + 1);
 }
 
@@ -424,6 +425,17 @@ TEST_CASE("contract 6: held() counts what is kept of a message that has not ende
     CHECK(held_after(head(0x80, 10) + masked("1234")) == 7);
     CHECK(held_after(masked("567890")) == 0);
     CHECK(held_after(frame(0x81, "next")) == 0);
+}
+
+TEST_CASE("what nobody took is gone with the next frame") {
+    Decoder decoder;
+    const std::string bytes = frame(0x89, "one") + frame(0x8a, "2") + frame(0x81, "three") + frame(0x82, "4");
+    std::string_view input = bytes;
+    for (const std::string_view payload : {"one", "2", "three", "4"}) {
+        CHECK(decoder.feed(input) != Event::need_more);
+        CHECK(decoder.frame_payload() == payload);
+    }
+    CHECK(decoder.take_payload() == "4");
 }
 
 TEST_CASE("contract 7: any bytes are printable, one frame is one line") {
