@@ -244,6 +244,7 @@ public:
             sweep();
             terminal.flush();
         }
+        ::close(master);
     }
 
 private:
