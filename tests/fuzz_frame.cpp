@@ -150,6 +150,17 @@ void check_identity(std::string_view payload, Opcode kind, Role role, Random ran
     require(heard.from <= stream.places[bad] && stream.places[bad] < heard.to, "a violation at its first bad byte");
 }
 
+// The bytes as the reason in a Close.
+void check_close(std::string_view reason, Role role, Random random) {
+    const std::string payload = close_payload(kGoingAway).append(reason);
+    const std::string wire = encode(Opcode::close, payload, true, some_key(role, random));
+    const Heard heard = hear(wire, role, 1 + random() % 50, random);
+    const std::size_t bad = first_bad(reason), at = wire.size() - reason.size() + std::min(bad, reason.size() - 1);
+    require(heard.code == (bad == kNowhere ? 0 : 1007), "the reason in a Close is UTF-8 or answered 1007");
+    if (bad == kNowhere) require(heard.events.ends_with('\n' + payload + '\n'), "it is decoded");
+    else require(heard.from <= at && at < heard.to, "it is answered at its first bad byte");
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -160,5 +171,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     check_cuts(bytes, role, random);
     check_identity(bytes, Opcode::binary, role, random);
     check_identity(bytes, Opcode::text, role, random);
+    check_close(std::string_view(bytes).substr(0, 123), role, random);
     return 0;
 }

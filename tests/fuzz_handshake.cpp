@@ -52,10 +52,16 @@ void check_accepted(const Outcome& outcome) {
     const std::string& request = outcome.request;
     require(outcome.taken == request.size(), "what is behind the blank line is left");
     require(request.find("\r\n\r\n") == request.size() - 4, "a request ends with its first blank line");
+    std::string small = request;
+    for (char& c : small) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c | 0x20) : c;
+    for (const char* name : {"\r\nhost:", "\r\nsec-websocket-key:"}) {
+        const std::size_t at = small.find(name);
+        require(at != small.npos && at == small.rfind(name), "who is accepted has sent one Host and one key");
+    }
     const auto key = get_key(request);
-    require(key.has_value(), "who is accepted has sent a key");
+    require(key.has_value(), "the key is found");
     const auto nonce = base64_decode(*key);
-    require(nonce && nonce->size() == 16 && base64_encode(*nonce) == *key, "which is base64 of 16 bytes");
+    require(nonce && nonce->size() == 16 && base64_encode(*nonce) == *key, "it is base64 of 16 bytes");
     const std::string start = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n";
     const std::string accept = "Sec-WebSocket-Accept: " + accept_key(*key) + "\r\n\r\n";
     require(outcome.response->text == start + accept, "the answer is the five lines");
@@ -104,6 +110,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         request = kGood;
         request.replace(data[1] % kGood.size(), data[2] % 64, bytes);
     }
+    // Some of its lines twice.
+    if (data[0] % 16 == 1) request.insert(data[1] % request.size(), kGood, data[3] % kGood.size(), data[4]);
     // A field that brings the block to about 8 KiB, where the limit is.
     const std::size_t field = request.find("X: ");
     if (data[0] % 16 == 3 && field < 8000) request.insert(field + 3, 7800 + data[3] + data[4], 'x');

@@ -329,15 +329,31 @@ TEST_SUITE("6 memory") {
         bystanders.chat();
     }
 
-    TEST_CASE("millions of Pings, with messages between them, from one who does not read") {
-        Server server({"--quiet"});
-        Bystanders bystanders(server);
-        const long when_new = server.resident_bytes();
-        auto never_reads = join(server, 1);
-        const std::string pings = repeat(masked(Opcode::ping, "") + masked(Opcode::text, ""), 50'000);
-        for (int i = 0; i < 30 && push(never_reads[0], pings); ++i) bystanders.chat();
-        check_memory(server, when_new, 192);
-        bystanders.chat();
+    TEST_CASE("Pings without end, with messages between them or long ones, from one who does not read the Pongs") {
+        const std::string longest(125, 'p');
+        for (const auto& pings : {masked(Opcode::ping, "") + masked(Opcode::text, ""), masked(Opcode::ping, longest)}) {
+            Server server({"--quiet"});
+            Bystanders bystanders(server);
+            const long when_new = server.resident_bytes();
+            auto never_reads = join(server, 1);
+            const std::string many = repeat(pings, 50'000);
+            for (int i = 0; i < 30 && push(never_reads[0], many); ++i) bystanders.chat();
+            check_memory(server, when_new, 192);
+            bystanders.chat();
+        }
+    }
+
+    TEST_CASE("80 MiB of messages that end at once reach all who read") {
+        const Server server;
+        auto peers = join(server, 5);
+        const std::string frame = masked(Opcode::binary, std::string(16 * kMiB, 'e'));
+        for (Peer& peer : peers) peer.send(std::string_view(frame).substr(0, frame.size() - 1));
+        for (Peer& peer : peers) peer.send(std::string_view(frame).substr(frame.size() - 1));
+        const std::string all = repeat(encode(Opcode::binary, std::string(16 * kMiB, 'e')), peers.size());
+        for (std::size_t at = 0; at < all.size(); at += kMiB) {
+            const std::string expected = all.substr(at, kMiB);
+            for (Peer& peer : peers) REQUIRE((peer.receive(expected.size()) == expected));
+        }
     }
 
     TEST_CASE("nothing is set aside for 500 messages of 16 MiB that were only announced") {
@@ -417,6 +433,12 @@ TEST_SUITE("6 standard output") {
         server.wait_for("\nsend file 4: text, 11 bytes, to 2 clients\n");
         CHECK(dropped_lines(server.out()) > 0);
         CHECK(count(server.out(), "text, 4 bytes, to 2 clients\n") + dropped_lines(server.out()) == lines);
+
+        server.stop_reading();  // nor does it keep the process from ending
+        bystanders.say("loud", lines / 4);
+        server.signal(SIGTERM);
+        CHECK(bystanders.a.closed_with() == 1001);
+        CHECK(server.wait() == 0);
     }
 
     TEST_CASE("a terminal stopped with Ctrl-S delays nobody; Ctrl-Q brings the lines and the count of those dropped") {
