@@ -255,7 +255,7 @@ private:
         if (!terminal.text.empty()) FD_SET(STDOUT_FILENO, &writable);
         if (!stopping && now >= accept_again) FD_SET(master, &readable);
         for (const auto& [fd, client] : sockets) {
-            const bool later = now < long_again && client.decoder && client.decoder->held() > kRoundBytes;
+            const bool later = now < long_again && client.held() > kRoundBytes;
             if (!client.ended && !later) FD_SET(fd, &readable);
             if (client.blocked) FD_SET(fd, &writable);
         }
