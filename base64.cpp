@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+using Byte = unsigned char;
+
 static constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 // Three bytes are 24 bits are four characters; what the last group lacks is zero bits, then '='.
@@ -10,7 +12,7 @@ std::string base64_encode(std::string_view bytes) {
     std::string text;
     for (; !bytes.empty(); bytes.remove_prefix(std::min<std::size_t>(bytes.size(), 3))) {
         std::uint32_t bits = 0;
-        for (std::size_t i = 0; i < 3; ++i) bits = bits << 8 | (i < bytes.size() ? bytes[i] & 0xFFu : 0u);
+        for (std::size_t i = 0; i < 3; ++i) bits = bits << 8 | static_cast<Byte>(i < bytes.size() ? bytes[i] : '\0');
         for (std::size_t i = 0; i < 4; ++i) text += i <= bytes.size() ? kAlphabet[bits >> (18 - 6 * i) & 63] : '=';
     }
     return text;
