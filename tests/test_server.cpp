@@ -421,6 +421,10 @@ TEST_SUITE("4 frames") {
             deliver(peers[0], frame(0x01, "李\xE9") + between + frame(0x80, "\x9D\x96"), slowly);
             REQUIRE(peers[0].receive(17) == "\x8A\x07" "between\x81\x06李靖");
             REQUIRE(peers[1].receive(8) == "\x81\x06李靖");
+            const std::string mixed = frame(0x89, "1") + text_frame("2") + frame(0x89, "3") + text_frame("4");
+            deliver(peers[0], mixed, slowly);  // in this order, too
+            REQUIRE(peers[0].receive(12) == "\x8A\x01" "1\x81\x01" "2\x8A\x01" "3\x81\x01" "4");
+            REQUIRE(peers[1].receive(6) == "\x81\x01" "2\x81\x01" "4");
         }
     }
 
@@ -516,7 +520,7 @@ TEST_SUITE("4 frames") {
         for (const std::string& bad : {"\x81\x02Hi"s, frame(0x88, ""), frame(0x88, "\x03\xE8"), text_frame("\xFF")}) {
             CAPTURE(escape(bad));
             Peer peer = joined(server);
-            peer.try_send(bad + repeat(text_frame("not looked at"), 100000));
+            CHECK(peer.try_send(bad + repeat(text_frame("not looked at"), 500000)));
             REQUIRE(peer.closed_with() != 0);
             REQUIRE(peer.receive_all() == "");
             CHECK_FALSE(peer.reset());
@@ -644,6 +648,12 @@ TEST_SUITE("5 chat") {
                 check_chat(peers, "he has left");
             }
         }
+        Peer leaver = joined(server);  // and what is due to him still arrives
+        const std::string large(4 << 20, 'x');
+        leaver.send_frame(Opcode::binary, large);
+        leaver.shut_down_sending();
+        REQUIRE((leaver.receive_all() == encode(Opcode::binary, large)));
+        CHECK_FALSE(leaver.reset());
     }
 
     TEST_CASE("leaving by Close, FIN or RST, at any point, disturbs nobody") {
