@@ -80,7 +80,8 @@ public:
     const Header& header() const { return header_; }
     Opcode opcode() const { return header_.opcode == Opcode::continuation ? message_opcode_ : header_.opcode; }
     std::string_view frame_payload() const { return is_control() ? control_ : std::string_view(message_).substr(at_); }
-    std::string take_payload() { return std::move(is_control() ? control_ : message_); }  // of the whole message
+    std::string_view payload() const { return is_control() ? control_ : message_; }  // of the whole message
+    std::string describe() const { return ::describe(header_, opcode(), frame_payload()); }
     std::uint16_t code() const { return code_; }
     std::string_view reason() const { return reason_; }
 

@@ -56,7 +56,7 @@ Heard hear(std::string_view bytes, Role role, std::size_t largest, Random random
             require(header.length == part.size(), "the payload of a frame that has ended is whole");
             heard.frames += encode(header.opcode, part, header.fin, header.key);
             heard.events += std::to_string(static_cast<int>(event)) + describe(header, decoder.opcode(), part) + '\n';
-            if (event != Event::fragment) heard.events += decoder.take_payload() + '\n';
+            if (event != Event::fragment) heard.events += std::string(decoder.payload()) + '\n';
         }
         require(heard.code != 0 || input.empty(), "all input is taken");
     }
@@ -67,7 +67,7 @@ Heard hear(std::string_view bytes, Role role, std::size_t largest, Random random
     }
     heard.held = decoder.held();
     require(heard.held <= bytes.size(), "no more is held than arrived");
-    require(decoder.take_payload().capacity() <= 4 * bytes.size() + 64, "nothing is set aside for announced bytes");
+    require(std::string(decoder.payload()).capacity() <= 4 * bytes.size() + 64, "nothing is set aside for announced bytes");
     return heard;
 }
 

@@ -403,7 +403,7 @@ Peer::Frame Peer::next_frame() {
         at_ = in_.size() - input.size();
         if (event == Decoder::Event::violation) fail("the server broke the rules: " + std::string(decoder_.reason()));
         if (event == Decoder::Event::fragment) return {false, decoder_.header(), std::string(decoder_.frame_payload())};
-        if (event != Decoder::Event::need_more) return {false, decoder_.header(), decoder_.take_payload()};
+        if (event != Decoder::Event::need_more) return {false, decoder_.header(), std::string(decoder_.payload())};
         if (!fill(deadline)) return {.ended = true};
     }
 }
