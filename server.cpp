@@ -247,23 +247,22 @@ enum class State { open, closing, gone };
 
 struct Client {
     int fd;
-    bool handshake = false;          // done: it speaks frames (the demo has one flag for all)
+    bool handshake = false;            // done: it speaks frames (the demo has one flag for all)
     State state = State::open;
-    bool ended = false;              // its TCP FIN has come: there is nothing to receive
-    bool blocked = false;            // the kernel did not take all that is due: wait until it can
-    bool pinged = false;             // since its last sign of life
-    Clock::time_point deadline;      // of the state it is in, see expire()
-    Clock::time_point stalled{};     // while blocked: when it must have taken more
-    std::string request{};           // the opening handshake as far as it has come
+    bool ended = false;                // its TCP FIN has come: there is nothing to receive
+    bool blocked = false;              // the kernel did not take all that is due: wait until it can
+    bool pinged = false;               // since its last sign of life
+    Clock::time_point deadline;        // of the state it is in, see expire()
+    Clock::time_point stalled{};       // while blocked: when it must have taken more
+    std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // since the handshake, until it is closing
 
-    // What it is sent: the log up to own_at, own, the log up to its end (closing: up to `last`),
-    // last_word.
-    std::uint64_t position = 0;      // in the log: it has been sent the bytes before
-    std::uint64_t own_at = 0;        // in the log: a place between two messages
-    std::string own{};               // answers to it alone: the 101, Pongs, our Ping
-    std::uint64_t last = 0;          // in the log: the end when it began closing
-    std::string last_word{};         // a Close frame or a refusal
+    // It is sent: the log up to own_at, own, the log up to its end (closing: up to last), last_word.
+    std::uint64_t position = 0;        // in the log: it has been sent the bytes before
+    std::uint64_t own_at = 0;          // in the log: a place between two messages
+    std::string own{};                 // answers to it alone: the 101, Pongs, our Ping
+    std::uint64_t last = 0;            // in the log: the end when it began closing
+    std::string last_word{};           // a Close frame or a refusal
 
     std::size_t held() const { return decoder ? decoder->held() : 0; }
 };
@@ -357,24 +356,23 @@ int open_master(const std::string& address, const std::string& port) {
 // --- the server ----------------------------------------------------------------------------------
 
 class WS {
-    const int master;              // the socket that listens
-    const bool quiet;              // prints the first line only
-    const bool tracing;            // prints a line for each frame and each system call, too
-    std::map<int, Client> sockets;  // by descriptor
-    int slots = 0;                 // clients have descriptors below this; the last ones hear 503
-    std::size_t peers = 0;         // clients that are open and whose handshake is done
-    Log log;
-    // By descriptor, not by client: who comes back finds its descriptor's window as it was left.
-    std::vector<Window> windows{FD_SETSIZE};
+    const int master;                   // the socket that listens
+    const bool quiet;                   // prints the first line only
+    const bool tracing;                 // prints each frame and each system call, too
+    std::map<int, Client> sockets;      // by descriptor
+    int slots = 0;                      // descriptors of clients are less; the last hear 503
+    std::size_t peers = 0;              // clients that are open and whose handshake is done
+    Log log;                            // what everybody is sent
+    std::vector<Window> windows{FD_SETSIZE};  // by descriptor: coming back gives no new one
+    int turn = -1;                      // descriptor of the long message that is next
+    int last_served = -1;               // descriptor of the last client received from
     std::vector<char> buffer = std::vector<char>(kReceiveBytes);  // for recv()
     Terminal terminal;
-    const sigset_t signals_outside = block_signals();
-    Clock::time_point now = Clock::now();     // of this round
-    Clock::time_point accept_again = now;     // the master is not in the read set before
-    int last_served = -1;          // descriptor of the last client received from
-    int turn = -1;                 // descriptor of the long message that is next, see allowance()
-    bool stopping = false;
-    Clock::time_point stop_time{};  // when stopping: the end of all patience
+    const sigset_t signals_outside = block_signals();  // the mask while pselect() waits
+    Clock::time_point now = Clock::now();  // of this round
+    Clock::time_point accept_again = now;  // the master is not in the read set before
+    bool stopping = false;              // SIGINT, SIGTERM or SIGHUP came
+    Clock::time_point stop_time{};      // when stopping: nobody is waited for any longer
 
 public:
     WS(const std::string& address, const std::string& port, bool quietly, bool traced)
@@ -398,9 +396,9 @@ public:
             fd_set readable;
             fd_set writable;
             const int highest = fill(readable, writable);
-            const int ready = wait(highest, readable, writable);
+            wait(highest, readable, writable);
             if (!stopping && FD_ISSET(master, &readable)) connect_all();
-            receive_all(readable, ready);
+            receive_all(readable);
             flush_all(writable);
             sweep();
             terminal.flush();
@@ -456,16 +454,15 @@ private:
         return client.handshake ? 0 : 1;
     }
 
-    // The only call that waits: for a descriptor, a deadline or a signal. Returns how many
-    // descriptors are ready.
-    int wait(int highest, fd_set& readable, fd_set& writable) {
+    // The only call that waits: for a descriptor, a deadline or a signal.
+    void wait(int highest, fd_set& readable, fd_set& writable) {
         const auto patience = timeout();
         const timespec* limit = patience ? &*patience : nullptr;
-        int ready = pselect(highest + 1, &readable, &writable, nullptr, limit, &signals_outside);
+        const int ready =
+            pselect(highest + 1, &readable, &writable, nullptr, limit, &signals_outside);
         if (ready < 0) {
             // A signal came, or the kernel has no memory: then try again, but not at once.
             if (errno != EINTR) pselect(0, nullptr, nullptr, nullptr, &kMoment, nullptr);
-            ready = 0;
             FD_ZERO(&readable);  // what they say now means nothing
             FD_ZERO(&writable);
         }
@@ -475,7 +472,6 @@ private:
             stop_time = now + kStoppingTime;
         }
         if (tracing) trace_select(ready, highest, readable, writable);
-        return ready;
     }
 
     // The time until the next deadline; nothing when nobody has one.
@@ -538,9 +534,10 @@ private:
 
     // Begins behind the client that was the last to be received from in the round before. Else low
     // descriptors would always find the log's room first.
-    void receive_all(const fd_set& readable, int ready) {
-        const std::size_t equal = kRoundBytes / static_cast<std::size_t>(std::max(ready, 1));
-        const std::size_t share = std::min(equal, kReceiveBytes);
+    void receive_all(const fd_set& readable) {
+        std::size_t senders = 1;
+        for (const auto& [fd, client] : sockets) senders += FD_ISSET(fd, &readable) ? 1 : 0;
+        const std::size_t share = kRoundBytes / senders;
         auto next = sockets.upper_bound(last_served);
         for (std::size_t left = sockets.size(); left > 0; --left) {
             if (next == sockets.end()) next = sockets.begin();
@@ -551,10 +548,11 @@ private:
 
     void serve(Client& client, const fd_set& readable, std::size_t share) {
         try {
-            const bool can_receive = FD_ISSET(client.fd, &readable);
+            const bool has_sent = FD_ISSET(client.fd, &readable);
             const std::size_t size = std::min(allowance(client), share);
-            if (can_receive && size > 0) receive(client, size);
-            const bool idle = size > 0 && !can_receive;
+            if (has_sent && size > 0) receive(client, size);
+            // Its long message is complete, or it could go on and does not: the next one's turn.
+            const bool idle = size > 0 && !has_sent;
             if (turn == client.fd && (idle || client.held() <= kReceiveBytes)) turn = -1;
             if (stopping) say_goodbye(client);
             expire(client);
