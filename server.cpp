@@ -166,8 +166,9 @@ struct Terminal {
 //   ...=======|-----------------------------------|
 //    forgotten       ^ position of some peer       the next message goes here
 struct Log {
-    // The system gives a page of memory when it is used first: what was never used costs nothing.
-    std::unique_ptr<char[]> buffer = std::make_unique_for_overwrite<char[]>(kLogBytes);
+    // The system gives a page of memory when it is first written to: what was never used costs
+    // nothing. (A std::vector would write zeros.)
+    std::unique_ptr<char[]> buffer{new char[kLogBytes]};
     std::uint64_t start = 0;   // a position whose byte is the first of the buffer
     std::uint64_t oldest = 0;  // somebody has not been sent the bytes from here on
     std::uint64_t end = 0;     // behind the last byte
