@@ -71,7 +71,6 @@ constexpr auto kAcceptPause = 100ms;  // when the system has no descriptor or me
 
 constexpr std::size_t kLogBytes = 48 * kMiB;      // what was said and is not sent to everybody yet
 constexpr std::size_t kCommonBytes = 31 * kMiB;   // of the log, for whoever comes first
-constexpr std::size_t kLongBytes = 24 * kMiB;     // of that, for messages longer than a window
 constexpr std::size_t kReservedBytes = 16 * kKiB; // of the rest of the log, for each descriptor
 constexpr std::size_t kWindowBytes = 24 * kMiB;   // divided by the number of peers: one's window
 constexpr std::size_t kHeldBytes = 40 * kMiB;     // half-received messages of all; past it: 1009
@@ -88,7 +87,7 @@ constexpr int kRefusalSlots = 8;                  // descriptors kept for saying
 // longer than what was counted when it was received: by a header and by the room that every
 // std::string has. That is less than 64 bytes.
 static_assert(kCommonBytes + FD_SETSIZE * (kReservedBytes + 64) <= kLogBytes);
-static_assert(kMaxMessageBytes + kReceiveBytes < kLongBytes);
+static_assert(kMaxMessageBytes + kReceiveBytes < kCommonBytes);
 
 constexpr int kYes = 1;  // for setsockopt()
 constexpr timespec kMoment{0, 10'000'000};  // 10 ms, for pselect()
@@ -217,7 +216,7 @@ struct Window {
 
     void update(const Log& log) {
         if (log.oldest < mark) return;
-        before = since;
+        before = log.oldest == log.end ? 0 : since;
         since = 0;
         mark = log.end;
     }
@@ -365,7 +364,6 @@ class WS {
     std::size_t peers = 0;              // clients that are open and whose handshake is done
     Log log;                            // what everybody is sent
     std::vector<Window> windows{FD_SETSIZE};  // by descriptor: coming back gives no new one
-    int turn = -1;                      // descriptor of the long message that is next
     int last_served = -1;               // descriptor of the last client received from
     std::vector<char> buffer = std::vector<char>(kReceiveBytes);  // for recv()
     Terminal terminal;
@@ -428,12 +426,12 @@ private:
     }
 
     // How many bytes may be received from a client now; 0: it is not in the read set. What is
-    // received may all become messages, together with what is held of a long one. So there is
-    // always room in the log for what has been received:
-    //   - what goes beyond the sender's window comes one message at a time, into kLongBytes;
-    //   - what stays within the window comes into kCommonBytes;
-    //   - and kReservedBytes of each descriptor are never taken by anybody else, so that whoever
-    //     says little is heard at once, however much others say and however slowly others read.
+    // received may all become messages, and the end of a long one makes a message of all that is
+    // held of it. So that there is always room for it in the log:
+    //   - what stays within the sender's window must fit into kCommonBytes;
+    //   - a message that does not waits until the longest would fit: long ones are all alike;
+    //   - kReservedBytes of each descriptor are never taken by another. Who says little is heard
+    //     at once, however much others say, and however slowly others read.
     std::size_t allowance(const Client& client) {
         if (client.ended) return 0;
         if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN
@@ -442,13 +440,11 @@ private:
         window.update(log);
         const std::size_t share = kWindowBytes / std::max<std::size_t>(peers, 1);
         const std::size_t said = window.bytes() + client.held();
-        const std::size_t needed = log.under_way() + client.held() + kReceiveBytes;
-        const bool may_be_long = turn < 0 || turn == client.fd;
+        const std::size_t room = kCommonBytes - std::min(kCommonBytes, log.under_way());
         if (said < share) {
-            if (needed <= kCommonBytes) return std::min(share - said, kReceiveBytes);
-        } else if (window.bytes() < share && may_be_long) {
-            if (needed <= kLongBytes) return kReceiveBytes;
-            turn = client.fd;
+            if (client.held() + kReceiveBytes <= room) return std::min(share - said, kReceiveBytes);
+        } else if (window.bytes() < share) {
+            if (kMaxMessageBytes + kReceiveBytes <= room) return kReceiveBytes;
         }
         if (said < kReservedBytes) return std::min(kReservedBytes - said, kReceiveBytes);
         // A request is not said to anybody. Byte by byte, because frames may follow it.
@@ -549,12 +545,9 @@ private:
 
     void serve(Client& client, const fd_set& readable, std::size_t share) {
         try {
-            const bool has_sent = FD_ISSET(client.fd, &readable);
+            // Asked again: others may have taken the room since fill().
             const std::size_t size = std::min(allowance(client), share);
-            if (has_sent && size > 0) receive(client, size);
-            // Its long message is complete, or it could go on and does not: the next one's turn.
-            const bool idle = size > 0 && !has_sent;
-            if (turn == client.fd && (idle || client.held() <= kReceiveBytes)) turn = -1;
+            if (FD_ISSET(client.fd, &readable) && size > 0) receive(client, size);
             if (stopping) say_goodbye(client);
             expire(client);
         } catch (const std::bad_alloc&) {
@@ -778,7 +771,6 @@ private:
         client.last = due(client);
         client.state = State::closing;
         if (client.handshake) --peers;
-        if (turn == client.fd) turn = -1;
         client.decoder.reset();
         client.deadline = now + kClosingTime;
     }
