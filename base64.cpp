@@ -1,26 +1,36 @@
 #include "base64.h"
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 using Byte = unsigned char;
 
-static constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+static constexpr std::string_view kAlphabet =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-// Three bytes are 24 bits are four characters; what the last group lacks is zero bits, then '='.
+// Three bytes are 24 bits, which are four characters of 6 bits. The last group may have only one
+// byte or two: the bits that it lacks are zero, and the characters that it lacks are '='.
 std::string base64_encode(std::string_view bytes) {
     std::string text;
-    for (; !bytes.empty(); bytes.remove_prefix(std::min<std::size_t>(bytes.size(), 3))) {
+    for (std::size_t at = 0; at < bytes.size(); at += 3) {
+        const std::string_view group = bytes.substr(at, 3);
         std::uint32_t bits = 0;
-        for (std::size_t i = 0; i < 3; ++i) bits = bits << 8 | static_cast<Byte>(i < bytes.size() ? bytes[i] : '\0');
-        for (std::size_t i = 0; i < 4; ++i) text += i <= bytes.size() ? kAlphabet[bits >> (18 - 6 * i) & 63] : '=';
+        for (std::size_t i = 0; i < 3; ++i) {
+            bits <<= 8;
+            if (i < group.size()) bits |= static_cast<Byte>(group[i]);
+        }
+        for (std::size_t i = 0; i < 4; ++i) {
+            const bool lacks = i > group.size();
+            text += lacks ? '=' : kAlphabet[bits >> (18 - 6 * i) & 63];
+        }
     }
     return text;
 }
 
 std::optional<std::string> base64_decode(std::string_view text) {
     if (text.size() % 4 != 0) return std::nullopt;
-    text.remove_suffix(text.ends_with("==") ? 2 : text.ends_with('=') ? 1 : 0);
+    if (text.ends_with('=')) text.remove_suffix(1);
+    if (text.ends_with('=')) text.remove_suffix(1);
 
     std::string bytes;
     std::uint32_t bits = 0;  // what has been read and not yet written, in the low `count` bits
@@ -30,10 +40,12 @@ std::optional<std::string> base64_decode(std::string_view text) {
         if (value == kAlphabet.npos) return std::nullopt;
         bits = bits << 6 | static_cast<std::uint32_t>(value);
         count += 6;
-        if (count < 8) continue;
-        count -= 8;
-        bytes += static_cast<char>(bits >> count & 0xFF);
+        if (count >= 8) {
+            count -= 8;
+            bytes += static_cast<char>(bits >> count & 0xFF);
+        }
     }
-    if ((bits & ((1u << count) - 1)) != 0) return std::nullopt;  // RFC 4648 3.5: the pad bits must be zero
+    const std::uint32_t left = bits & ((1u << count) - 1);
+    if (left != 0) return std::nullopt;  // RFC 4648 3.5: the pad bits must be zero
     return bytes;
 }

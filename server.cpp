@@ -257,7 +257,7 @@ struct Client {
     std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // since the handshake, until it is closing
 
-    // It is sent: the log up to own_at, own, the log up to its end (closing: up to last), last_word.
+    // It is sent: the log up to own_at, own, the log up to its end (closing: to last), last_word.
     std::uint64_t position = 0;        // in the log: it has been sent the bytes before
     std::uint64_t own_at = 0;          // in the log: a place between two messages
     std::string own{};                 // answers to it alone: the 101, Pongs, our Ping

@@ -1,5 +1,5 @@
-// SHA-1, FIPS 180-4. Broken as a signature, but what RFC 6455 asks for: here it proves only that the
-// server has read the key.
+// SHA-1, FIPS 180-4. It is broken as a signature, but RFC 6455 asks for it: here it proves only
+// that the server has read the key.
 #pragma once
 
 #include <string>

@@ -6,50 +6,35 @@
 using Byte = unsigned char;
 
 constexpr std::size_t kMaxControlBytes = 125;  // RFC 6455 5.5
-constexpr std::size_t kPieceBytes = 16 << 10;  // unmasked, then checked, while it is still in the cache
+constexpr std::size_t kPieceBytes = 16 << 10;  // unmasked, then checked while still in the cache
 constexpr std::size_t kTraceBytes = 32;        // of a payload shown by describe()
 
-// Loops over a block have a constant number of turns and no branch: compilers make vector instructions of them.
+// Loops over a block of so many bytes have no branch inside: compilers turn them into vector
+// instructions, which work on 16 bytes or more at once.
 constexpr std::size_t kBlock = 64;
 
-static std::string hex(std::string_view bytes, std::string_view between) {
-    constexpr std::string_view digits = "0123456789abcdef";
-    std::string text;
-    for (const char c : bytes) {
-        if (!text.empty()) text += between;
-        text += {digits[static_cast<Byte>(c) >> 4], digits[c & 15]};
-    }
-    return text;
-}
+// --- out -----------------------------------------------------------------------------------------
 
-// RFC 6455 7.4 and the IANA registry: codes that may stand in a Close frame.
-static bool may_be_sent(std::uint16_t code) {
-    return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
-}
-
-// Whether no byte of the block has its highest bit set: eight bytes at a time.
-static bool is_ascii(std::string_view block) {
-    std::array<std::uint64_t, kBlock / 8> words;
-    std::memcpy(words.data(), block.data(), kBlock);
-    std::uint64_t any = 0;
-    for (const std::uint64_t word : words) any |= word;
-    return (any & 0x8080808080808080) == 0;
-}
-
-// --- out ------------------------------------------------------------------------------------------------------------
-
+// RFC 6455 5.2: a length of up to 125 stands in seven bits; 126 there means that two bytes of
+// length follow, 127 that eight do, the highest byte first.
 Header make_header(Opcode opcode, std::uint64_t length, bool fin, std::optional<MaskingKey> key) {
-    Header header{fin, opcode, length, key, {}};
-    const int length_bytes = length <= 125 ? 0 : length <= 0xFFFF ? 2 : 8;
-    const auto seven_bits = length_bytes == 0 ? static_cast<int>(length) : length_bytes == 2 ? 126 : 127;
+    int seven_bits = static_cast<int>(std::min<std::uint64_t>(length, 126));
+    if (length > 0xFFFF) seven_bits = 127;
+    int length_bytes = 0;
+    if (seven_bits == 126) length_bytes = 2;
+    if (seven_bits == 127) length_bytes = 8;
+    Header header{.fin = fin, .opcode = opcode, .length = length, .key = key};
     header.bytes += static_cast<char>((fin ? 0x80 : 0) | static_cast<int>(opcode));
     header.bytes += static_cast<char>((key ? 0x80 : 0) | seven_bits);
-    for (int at = length_bytes - 1; at >= 0; --at) header.bytes += static_cast<char>(length >> 8 * at & 0xFF);
+    for (int shift = 8 * length_bytes - 8; shift >= 0; shift -= 8) {
+        header.bytes += static_cast<char>(length >> shift & 0xFF);
+    }
     if (key) header.bytes.append(key->begin(), key->end());
     return header;
 }
 
-std::string encode(Opcode opcode, std::string_view payload, bool fin, std::optional<MaskingKey> key) {
+std::string encode(Opcode opcode, std::string_view payload, bool fin,
+                   std::optional<MaskingKey> key) {
     std::string frame = make_header(opcode, payload.size(), fin, key).bytes;
     const std::size_t start = frame.size();
     frame += payload;
@@ -58,38 +43,65 @@ std::string encode(Opcode opcode, std::string_view payload, bool fin, std::optio
 }
 
 std::string close_payload(std::uint16_t code) {
-    return code == kNoCode ? "" : std::string{static_cast<char>(code >> 8), static_cast<char>(code & 0xFF)};
+    if (code == kNoCode) return "";
+    return {static_cast<char>(code >> 8), static_cast<char>(code & 0xFF)};
 }
 
 std::uint16_t close_code(std::string_view payload) {
     if (payload.size() < 2) return kNoCode;
-    return static_cast<std::uint16_t>(static_cast<Byte>(payload[0]) << 8 | static_cast<Byte>(payload[1]));
+    const int high = static_cast<Byte>(payload[0]);
+    const int low = static_cast<Byte>(payload[1]);
+    return static_cast<std::uint16_t>(high << 8 | low);
 }
 
 void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offset) {
+    // The key again and again, as it lies over a block that begins there.
+    const std::size_t first = static_cast<std::size_t>(offset % key.size());
     std::array<char, kBlock> pattern{};
-    for (std::size_t i = 0; i < kBlock; ++i) pattern[i] = static_cast<char>(key[(offset + i) % key.size()]);
-
-    for (; bytes.size() >= kBlock; bytes = bytes.subspan(kBlock)) {
+    for (std::size_t i = 0; i < kBlock; ++i) {
+        pattern[i] = static_cast<char>(key[(first + i) % key.size()]);
+    }
+    while (bytes.size() >= kBlock) {
         for (std::size_t i = 0; i < kBlock; ++i) bytes[i] ^= pattern[i];
+        bytes = bytes.subspan(kBlock);
     }
     for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] ^= pattern[i];
 }
 
-// --- for people -----------------------------------------------------------------------------------------------------
+// --- for people ----------------------------------------------------------------------------------
+
+static std::string hex(std::string_view bytes, std::string_view between) {
+    constexpr std::string_view digits = "0123456789abcdef";
+    std::string text;
+    for (const char c : bytes) {
+        const Byte byte = static_cast<Byte>(c);
+        if (!text.empty()) text += between;
+        text += digits[byte >> 4];
+        text += digits[byte & 15];
+    }
+    return text;
+}
 
 std::string_view opcode_name(Opcode opcode) {
-    static constexpr std::string_view data[8]{"continuation", "text", "binary"}, control[8]{"close", "ping", "pong"};
-    const auto number = static_cast<std::size_t>(opcode);
-    return number < 8 ? data[number] : control[number - 8];
+    switch (opcode) {
+        case Opcode::continuation: return "continuation";
+        case Opcode::text: return "text";
+        case Opcode::binary: return "binary";
+        case Opcode::close: return "close";
+        case Opcode::ping: return "ping";
+        case Opcode::pong: return "pong";
+    }
+    return "";
 }
 
 std::string escape(std::string_view bytes) {
-    constexpr std::string_view special = "\n\r\t\"\\", letters = "nrt\"\\";
     std::string text;
     for (const char c : bytes) {
-        const std::size_t which = special.find(c);
-        if (which != std::string_view::npos) text += {'\\', letters[which]};
+        if (c == '\n') text += "\\n";
+        else if (c == '\r') text += "\\r";
+        else if (c == '\t') text += "\\t";
+        else if (c == '"') text += "\\\"";
+        else if (c == '\\') text += "\\\\";
         else if (c >= ' ' && c <= '~') text += c;
         else text += "\\x" + hex({&c, 1}, "");
     }
@@ -97,150 +109,253 @@ std::string escape(std::string_view bytes) {
 }
 
 std::string describe(const Header& header, Opcode kind, std::string_view payload) {
-    std::string line = hex(header.bytes, " ") + " |" + (header.fin ? " FIN " : " ");
+    std::string line = hex(header.bytes, " ") + " |";
+    if (header.fin) line += " FIN";
+    line += ' ';
     line += opcode_name(header.opcode);
-    if (header.bytes.size() >= 2) line += ", " + std::to_string(header.length) + " bytes";
-    if (header.key) line += ", key " + hex(std::string_view(header.bytes).substr(header.bytes.size() - 4), " ");
+    if (header.length) line += ", " + std::to_string(*header.length) + " bytes";
+    if (header.key) line += ", key " + hex({header.bytes.end() - 4, header.bytes.end()}, " ");
     if (payload.empty()) return line;
 
     const std::string_view start = payload.substr(0, kTraceBytes);
-    line += kind == Opcode::text ? ": \"" + escape(start) + '"' : ": " + hex(start, " ");
-    return start.size() < header.length ? line + " ..." : line;
+    if (kind == Opcode::text) line += ": \"" + escape(start) + '"';
+    else line += ": " + hex(start, " ");
+    if (start.size() < header.length) line += " ...";
+    return line;
 }
 
-// --- UTF-8 ----------------------------------------------------------------------------------------------------------
+// --- UTF-8 ---------------------------------------------------------------------------------------
 
-// RFC 3629 for 64 bytes and the three before them: 1 where a byte may not be. A byte is a continuation exactly when one
-// of the three before it asks for one, and four first bytes narrow what may come second. No byte needs to know more.
-static std::array<Byte, kBlock> wrong_bytes(const std::array<Byte, 3 + kBlock>& b) {
+// RFC 3629 section 4, all sequences that are a character:
+//
+//     first    second   third    fourth
+//     00..7F
+//     C2..DF   80..BF
+//     E0       A0..BF   80..BF              lower: a longer form of what has a shorter one
+//     E1..EC   80..BF   80..BF
+//     ED       80..9F   80..BF              higher: a surrogate, which is no character
+//     EE..EF   80..BF   80..BF
+//     F0       90..BF   80..BF   80..BF     lower: a longer form of what has a shorter one
+//     F1..F3   80..BF   80..BF   80..BF
+//     F4       80..8F   80..BF   80..BF     higher: past U+10FFFF, the last character
+//
+// So the three bytes before a byte say whether it must be a continuation byte (80..BF) or must not.
+// An example is the character U+674E, e6 9d 8e. 9d is due, because the byte before it is at least
+// C0. 8e is due, because the byte two before it is at least E0. Behind it none is due: e6 is now
+// three bytes before, and only F0 and more ask for a third.
+
+// 1 for each byte of a block that cannot stand there, else 0; in front of the block are the three
+// bytes before it. (Bytes, | and & instead of bool, || and &&: so there is no branch.)
+static std::array<Byte, kBlock> wrong_bytes(const std::array<Byte, 3 + kBlock>& bytes) {
     std::array<Byte, kBlock> wrong;
     for (std::size_t i = 0; i < kBlock; ++i) {
-        const Byte c = b[i + 3], before = b[i + 2];
-        const Byte continues = (c & 0xC0) == 0x80;
-        const Byte is_due = Byte(before >= 0xC0) | Byte(b[i + 1] >= 0xE0) | Byte(b[i] >= 0xF0);
-        const Byte never = Byte((c & 0xFE) == 0xC0) | Byte(c > 0xF4);
-        const Byte too_low = (Byte(before == 0xE0) & Byte(c < 0xA0)) | (Byte(before == 0xF0) & Byte(c < 0x90));
-        const Byte too_high = (Byte(before == 0xED) & Byte(c > 0x9F)) | (Byte(before == 0xF4) & Byte(c > 0x8F));
-        wrong[i] = (continues ^ is_due) | never | too_low | too_high;
+        const Byte byte = bytes[i + 3];
+        const Byte before = bytes[i + 2];
+        const Byte due = Byte(before >= 0xC0) | Byte(bytes[i + 1] >= 0xE0) | Byte(bytes[i] >= 0xF0);
+        const Byte continues = (byte & 0xC0) == 0x80;
+        const Byte never = Byte((byte & 0xFE) == 0xC0) | Byte(byte > 0xF4);
+        const Byte too_low = (Byte(before == 0xE0) & Byte(byte < 0xA0)) |
+                             (Byte(before == 0xF0) & Byte(byte < 0x90));
+        const Byte too_high = (Byte(before == 0xED) & Byte(byte > 0x9F)) |
+                              (Byte(before == 0xF4) & Byte(byte > 0x8F));
+        wrong[i] = (continues ^ due) | never | too_low | too_high;
     }
     return wrong;
 }
 
+// Whether no byte of the block has its highest bit set. It looks at eight bytes at once.
+static bool is_ascii(std::string_view block) {
+    std::array<std::uint64_t, kBlock / 8> words;
+    std::memcpy(words.data(), block.data(), kBlock);
+    std::uint64_t any = 0;
+    for (const std::uint64_t word : words) any |= word;
+    return (any & 0x8080808080808080) == 0;
+}
+
+bool Utf8::complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
+
 bool Utf8::feed(std::string_view bytes) {
-    for (; !bytes.empty(); bytes.remove_prefix(std::min(bytes.size(), kBlock))) {
-        const std::size_t size = std::min(bytes.size(), kBlock);
-        if (size == kBlock && is_ascii(bytes) && complete()) {
-            last_ = {};
-            continue;
-        }
-        std::array<Byte, 3 + kBlock> block{last_[0], last_[1], last_[2]};
-        std::memcpy(block.data() + 3, bytes.data(), size);
-        if (std::memchr(wrong_bytes(block).data(), 1, size)) return false;
-        std::memcpy(last_.data(), block.data() + size, last_.size());
+    while (!bytes.empty()) {
+        const std::string_view block = bytes.substr(0, kBlock);
+        if (!feed_block(block)) return false;
+        bytes.remove_prefix(block.size());
     }
     return true;
 }
 
-// --- in -------------------------------------------------------------------------------------------------------------
+bool Utf8::feed_block(std::string_view block) {
+    if (block.size() == kBlock && complete() && is_ascii(block)) {
+        last_ = {};
+        return true;
+    }
+    // What a short block lacks is filled with zeros, and not looked at.
+    std::array<Byte, 3 + kBlock> bytes{last_[0], last_[1], last_[2]};
+    std::memcpy(&bytes[3], block.data(), block.size());
+    std::memcpy(last_.data(), &bytes[block.size()], last_.size());
+    return std::memchr(wrong_bytes(bytes).data(), 1, block.size()) == nullptr;
+}
+
+// --- in ------------------------------------------------------------------------------------------
+
+Opcode Decoder::opcode() const {
+    return header_.opcode == Opcode::continuation ? message_opcode_ : header_.opcode;
+}
+
+std::string_view Decoder::frame_payload() const {
+    if (is_control()) return control_;
+    return std::string_view(message_).substr(frame_start_);
+}
 
 Decoder::Event Decoder::feed(std::string_view& input) {
     if (code_ != 0) return Event::violation;
-    if (!in_frame_ && input.empty()) return Event::need_more;
-    if (!in_frame_) begin_frame();
-    for (; header_.bytes.size() < header_size_; input.remove_prefix(1)) {
+    if (ended_) begin_frame();
+    while (header_.bytes.size() < header_bytes_) {
         if (input.empty()) return Event::need_more;
-        if (!take_header_byte(static_cast<Byte>(input.front()))) return Event::violation;
+        const Byte byte = static_cast<Byte>(input.front());
+        input.remove_prefix(1);
+        if (!take_header_byte(byte)) return Event::violation;
     }
     while (left_ > 0) {
         if (input.empty()) return Event::need_more;
         if (!take_piece(input)) return Event::violation;
     }
-    in_frame_ = false;
+    ended_ = true;
     if (is_control()) return Event::control;
     return header_.fin ? Event::message : Event::fragment;
 }
 
 void Decoder::begin_frame() {
-    if (!is_control() && header_.fin) {  // the frame before was the last of its message
+    const bool message_ended = header_.fin && !is_control();
+    if (message_ended) {
         message_opcode_ = Opcode::continuation;
-        message_.clear();
+        std::string().swap(message_);  // gives its memory back
+        text_ = {};
     }
-    in_frame_ = true;
-    at_ = message_.size();
-    control_.clear();
+    ended_ = false;
     header_ = {};
-    header_size_ = 2;
+    header_bytes_ = 2;
     length_bytes_ = 0;
+    frame_start_ = message_.size();
+    control_.clear();
+    close_reason_ = {};
 }
 
-bool Decoder::violation(CloseCode code, std::string_view reason) {
+bool Decoder::broken(std::string_view reason, std::uint16_t code) {
     code_ = code;
     reason_ = reason;
     return false;
 }
 
+// A header is two bytes, then 0, 2 or 8 of length, then 0 or 4 of key: the second byte says it.
 bool Decoder::take_header_byte(Byte byte) {
     header_.bytes += static_cast<char>(byte);
     const std::size_t size = header_.bytes.size();
-    if (size == 1) return take_first_byte(byte);
-    if (size == 2 && !take_second_byte(byte)) return false;
-    if (size > 2 + length_bytes_) (*header_.key)[size - 3 - length_bytes_] = byte;
-    else if (size > 2) header_.length = header_.length << 8 | byte;
-    if (size == 3 && length_bytes_ == 8 && byte >= 0x80) return violation(kProtocolError, "length over 2^63-1");
-    if (size != 2 + length_bytes_) return true;
-
-    const std::uint64_t least = length_bytes_ == 2 ? 126 : length_bytes_ == 8 ? 0x10000 : 0;
-    if (header_.length < least) return violation(kProtocolError, "length not in its shortest form");
-    const std::uint64_t room = kMaxMessageBytes - message_.size();
-    if (!is_control() && header_.length > room) return violation(kTooBig, "message over 16 MiB");
-    left_ = header_.length;
-    const bool ends_text = header_.length == 0 && header_.fin && opcode() == Opcode::text;
-    return !ends_text || text_.complete() || violation(kNotUtf8, "not UTF-8");
+    if (size == 1) return check_first_byte(byte);
+    if (size == 2 && !check_second_byte(byte)) return false;
+    if (size == 3 && length_bytes_ == 8 && byte >= 0x80) return broken("length over 2^63-1");
+    if (size == 2 + length_bytes_) return check_length();
+    if (size == header_bytes_) {
+        header_.key.emplace();
+        std::copy(header_.bytes.end() - 4, header_.bytes.end(), header_.key->begin());
+    }
+    return true;
 }
 
-bool Decoder::take_first_byte(Byte byte) {
+bool Decoder::check_first_byte(Byte byte) {
     header_.fin = (byte & 0x80) != 0;
     header_.opcode = static_cast<Opcode>(byte & 0x0F);
-    const bool continues = header_.opcode == Opcode::continuation;
     const bool inside = message_opcode_ != Opcode::continuation;
-    if ((byte & 0x70) != 0) return violation(kProtocolError, "reserved bit set");
-    if (opcode_name(header_.opcode).empty()) return violation(kProtocolError, "reserved opcode");
-    if (is_control()) return header_.fin || violation(kProtocolError, "fragmented control frame");
-    if (continues && !inside) return violation(kProtocolError, "continuation of no message");
-    if (!continues && inside) return violation(kProtocolError, "new message inside a fragmented one");
-    if (!continues) message_opcode_ = header_.opcode;
+    const bool continues = header_.opcode == Opcode::continuation;
+    if ((byte & 0x70) != 0) return broken("reserved bit set");
+    if (opcode_name(header_.opcode).empty()) return broken("reserved opcode");
+    if (is_control()) return header_.fin || broken("fragmented control frame");
+    if (continues) return inside || broken("continuation of no message");
+    if (inside) return broken("new message inside a fragmented one");
+    message_opcode_ = header_.opcode;
     return true;
 }
 
-bool Decoder::take_second_byte(Byte byte) {
+bool Decoder::check_second_byte(Byte byte) {
     const bool masked = (byte & 0x80) != 0;
-    const unsigned seven_bits = byte & 0x7F;
-    if (masked != (role_ == Role::server)) return violation(kProtocolError, masked ? "masked frame" : "unmasked frame");
-    if (is_control() && seven_bits > kMaxControlBytes) return violation(kProtocolError, "control frame over 125 bytes");
-    if (header_.opcode == Opcode::close && seven_bits == 1) return violation(kProtocolError, "Close with half a code");
-    if (masked) header_.key.emplace();
-    length_bytes_ = seven_bits == 126 ? 2 : seven_bits == 127 ? 8 : 0;
-    header_size_ = 2 + length_bytes_ + (masked ? header_.key->size() : 0);
-    header_.length = length_bytes_ == 0 ? seven_bits : 0;
+    const std::size_t seven_bits = byte & 0x7F;
+    const bool is_close = header_.opcode == Opcode::close;
+    if (seven_bits < 126) header_.length = seven_bits;
+    if (masked && role_ == Role::client) return broken("masked frame");
+    if (!masked && role_ == Role::server) return broken("unmasked frame");
+    const bool over = is_control() && seven_bits > kMaxControlBytes;
+    if (over) return broken("control frame over 125 bytes");
+    if (is_close && seven_bits == 1) return broken("Close with half a code");
+    if (seven_bits == 126) length_bytes_ = 2;
+    if (seven_bits == 127) length_bytes_ = 8;
+    header_bytes_ = 2 + length_bytes_ + (masked ? sizeof(MaskingKey) : 0);
     return true;
 }
 
+// The last byte of the length has come.
+bool Decoder::check_length() {
+    std::uint64_t extended = 0;
+    for (const char c : header_.bytes.substr(2)) extended = extended << 8 | static_cast<Byte>(c);
+    if (length_bytes_ > 0) header_.length = extended;
+    const std::uint64_t length = *header_.length;
+    const bool fits_in_less = (length_bytes_ == 2 && length < 126) ||
+                              (length_bytes_ == 8 && length <= 0xFFFF);
+    if (fits_in_less) return broken("length not in its shortest form");
+    const bool too_big = !is_control() && length > kMaxMessageBytes - message_.size();
+    if (too_big) return broken("message over 16 MiB", kTooBig);
+    left_ = static_cast<std::size_t>(length);
+    return check_end();
+}
+
+// Moves the next piece of the payload out of the input: copies, unmasks and checks it.
 bool Decoder::take_piece(std::string_view& input) {
+    const std::string_view arrived = input.substr(0, left_);
+    const std::string_view piece = arrived.substr(0, kPieceBytes);
+    if (!is_control()) make_room(arrived.size());
     std::string& to = is_control() ? control_ : message_;
     const std::size_t start = to.size();
-    // Little is copied when room grows fourfold, and never is it more than four times what has arrived.
-    const auto room = std::min<std::uint64_t>(start + left_, 4 * (start + input.size()));
-    if (room > 2 * to.capacity()) to.reserve(room);
-    to += input.substr(0, std::min<std::uint64_t>(left_, kPieceBytes));
-    if (header_.key) apply_mask(std::span(to).subspan(start), *header_.key, header_.length - left_);
-    left_ -= to.size() - start;
-    input.remove_prefix(to.size() - start);
+    to += piece;
+    const std::uint64_t offset = *header_.length - left_;
+    if (header_.key) apply_mask(std::span(to).subspan(start), *header_.key, offset);
+    left_ -= piece.size();
+    input.remove_prefix(piece.size());
 
-    const std::string_view arrived = to;
-    const bool is_close = header_.opcode == Opcode::close && arrived.size() >= 2, last = left_ == 0 && header_.fin;
-    if (is_close && !may_be_sent(close_code(arrived))) return violation(kProtocolError, "Close code not allowed");
-    if (!is_close && opcode() != Opcode::text) return true;
-    Utf8& check = is_close ? close_reason_ : text_;
-    const bool good = check.feed(arrived.substr(is_close ? std::max<std::size_t>(start, 2) : start));
-    return (good && (!last || check.complete())) || violation(kNotUtf8, "not UTF-8");
+    const std::string_view taken = std::string_view(to).substr(start);
+    if (header_.opcode == Opcode::close && !check_close(start)) return false;
+    if (opcode() == Opcode::text && !text_.feed(taken)) return broken("not UTF-8", kNotUtf8);
+    return check_end();
+}
+
+// RFC 6455 5.5.1: a code, which must be one that may be sent (7.4 and the IANA registry), then
+// text. `start`: where in the payload the piece begins that has just come.
+bool Decoder::check_close(std::size_t start) {
+    if (control_.size() < 2) return true;
+    const std::uint16_t code = close_code(control_);
+    const bool standard = (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014);
+    const bool private_use = code >= 3000 && code <= 4999;
+    if (!standard && !private_use) return broken("Close code not allowed");
+    const std::size_t behind_code = std::max<std::size_t>(start, 2);
+    const std::string_view text = std::string_view(control_).substr(behind_code);
+    return close_reason_.feed(text) || broken("not UTF-8", kNotUtf8);
+}
+
+// When all has come: a text does not end inside a character.
+bool Decoder::check_end() {
+    if (left_ > 0 || !header_.fin) return true;
+    const bool text_ends = opcode() == Opcode::text && !text_.complete();
+    const bool reason_ends = header_.opcode == Opcode::close && !close_reason_.complete();
+    return (!text_ends && !reason_ends) || broken("not UTF-8", kNotUtf8);
+}
+
+// Room for bytes that have arrived. When more is needed, it is at least twice as much as before, or
+// each piece would copy all that came before it; but never more than the message can still have.
+// Nothing is taken for bytes that were only announced.
+void Decoder::make_room(std::size_t bytes) {
+    const std::size_t need = message_.size() + bytes;
+    if (need <= message_.capacity()) return;
+    const std::size_t most = header_.fin ? message_.size() + left_ : kMaxMessageBytes;
+    const std::size_t twice = 2 * message_.capacity();
+    std::string bigger;  // because message_.reserve() might take more than that
+    bigger.reserve(std::min(most, std::max(need, twice)));
+    bigger += message_;
+    message_.swap(bigger);
 }

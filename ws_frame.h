@@ -2,73 +2,88 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 
 constexpr std::uint64_t kMaxMessageBytes = 16 << 20;  // after reassembly; past it: 1009
 
-enum class Opcode : std::uint8_t { continuation = 0, text = 1, binary = 2, close = 8, ping = 9, pong = 10 };
+// RFC 6455 11.8. From 8 on they are control frames: short, never fragmented, and allowed between
+// the fragments of a message.
+enum class Opcode : std::uint8_t { continuation, text, binary, close = 8, ping, pong };
 
-// Close codes of RFC 6455 7.4.1. kNoCode stands for an empty Close and is never sent.
-enum CloseCode : std::uint16_t { kGoingAway = 1001, kProtocolError, kNoCode = 1005, kNotUtf8 = 1007, kTooBig = 1009 };
+// Codes of a Close frame, RFC 6455 7.4.1. kNoCode stands for a Close without one, and is never
+// sent.
+constexpr std::uint16_t kGoingAway = 1001;
+constexpr std::uint16_t kProtocolError = 1002;
+constexpr std::uint16_t kNoCode = 1005;
+constexpr std::uint16_t kNotUtf8 = 1007;
+constexpr std::uint16_t kTooBig = 1009;
 
 using MaskingKey = std::array<unsigned char, 4>;
 
-// RFC 6455 5.2: what stands in front of a payload.
+// RFC 6455 5.2: what stands in front of a payload. While a header is being received, a field that
+// has not come has no value yet.
 struct Header {
     bool fin = true;
     Opcode opcode = Opcode::continuation;
-    std::uint64_t length = 0;       // of the payload, in bytes
-    std::optional<MaskingKey> key;  // there when the payload is masked
-    std::string bytes;              // the header as it is on the wire, 2 to 14 bytes
+    std::optional<std::uint64_t> length{};  // of the payload, in bytes
+    std::optional<MaskingKey> key{};        // when the payload is masked
+    std::string bytes{};                    // the header as it is on the wire, 2 to 14 bytes
 };
 
-// The header of a frame to be sent. A server passes no key, a client must.
-Header make_header(Opcode opcode, std::uint64_t length, bool fin = true, std::optional<MaskingKey> key = {});
+// The header of a frame to be sent. A server passes no key, a client must. RFC 6455 5.2.
+Header make_header(Opcode opcode, std::uint64_t length, bool fin = true,
+                   std::optional<MaskingKey> key = {});
 
 // A whole frame, header and payload. (PHP: frame)
-std::string encode(Opcode opcode, std::string_view payload, bool fin = true, std::optional<MaskingKey> key = {});
+std::string encode(Opcode opcode, std::string_view payload, bool fin = true,
+                   std::optional<MaskingKey> key = {});
 
 // The payload of a Close frame: two bytes of code, or nothing for kNoCode; and the way back.
 std::string close_payload(std::uint16_t code);
 std::uint16_t close_code(std::string_view payload);
 
-// RFC 6455 5.3: masks or unmasks in place the part of a payload that begins `offset` bytes behind its start.
+// RFC 6455 5.3: masks a part of a payload in place, or unmasks it, which is the same. `offset` says
+// how many bytes of the payload come before that part.
 void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offset);
 
-// "text", "binary", "close", ...; nothing for the reserved ones.
+// "text", "binary", "close", ...; nothing for the reserved opcodes.
 std::string_view opcode_name(Opcode opcode);
 
-// Any bytes as printable ASCII: quotes, backslashes, controls and all past '~' become \" \\ \n \x9d ...
+// Any bytes as printable ASCII: \" \\ \n \r \t, and \x9d for what has no sign of its own.
 std::string escape(std::string_view bytes);
 
-// A frame in one line, in the order of RFC 6455's figure: 81 02 | FIN text, 2 bytes: "Hi". `kind` is its opcode, or for
-// a continuation that of its message; `payload` as much of it as there is.
+// A frame in one line, in the order of RFC 6455's figure: 81 02 | FIN text, 2 bytes: "Hi". `kind`
+// is its opcode, for a continuation that of its message; `payload` is as much of it as there is.
 std::string describe(const Header& header, Opcode kind, std::string_view payload);
 
-// RFC 3629, fed with pieces.
+// RFC 3629: says whether bytes are UTF-8. They come in pieces, which may end inside a character.
 class Utf8 {
 public:
-    bool feed(std::string_view bytes);  // false when one of them cannot be part of any UTF-8 text
-    // Not inside a character.
-    bool complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
+    // False when one of these bytes cannot stand where it stands in any UTF-8 text.
+    bool feed(std::string_view bytes);
+    // Whether the bytes so far end with a whole character.
+    bool complete() const;
 
 private:
-    std::array<unsigned char, 3> last_{};  // what a byte may be depends on the three before it and on nothing else
+    bool feed_block(std::string_view block);
+
+    std::array<unsigned char, 3> last_{};  // what may come next depends on these three bytes alone
 };
 
-// RFC 6455 5.4 to 5.6 and 7.4: fed with whatever recv() returned, hands out frames and messages. (PHP: decode)
-// Memory is taken for bytes that arrived, never for a length that was only announced.
+// RFC 6455 5.4 to 5.6 and 7.4: is fed with whatever recv() returned, and hands out frames and
+// messages. (PHP: decode)
 class Decoder {
 public:
     enum class Role { server, client };  // a server reads masked frames, a client unmasked ones
 
-    // The input is used up inside a frame; a frame has ended but not its message; a text or binary message has ended; a
-    // Close, Ping or Pong has ended; the protocol was broken, see code() and reason(), and further input is refused.
+    // need_more: the input is used up. fragment: a frame has ended, its message has not. message: a
+    // text or binary message has ended. control: a Close, Ping or Pong has ended. violation: the
+    // protocol was broken, see code() and reason(), and nothing more is taken.
     enum class Event { need_more, fragment, message, control, violation };
 
     explicit Decoder(Role role = Role::server) : role_(role) {}
@@ -76,39 +91,46 @@ public:
     // Takes bytes off the front of `input`, up to the end of the next frame or the first bad byte.
     Event feed(std::string_view& input);
 
-    // Of the frame that has just ended, or was found broken:
+    // The frame that has just ended, or that broke the protocol; until the next feed().
     const Header& header() const { return header_; }
-    Opcode opcode() const { return header_.opcode == Opcode::continuation ? message_opcode_ : header_.opcode; }
-    std::string_view frame_payload() const { return is_control() ? control_ : std::string_view(message_).substr(at_); }
-    std::string_view payload() const { return is_control() ? control_ : message_; }  // of the whole message
+    Opcode opcode() const;                   // for a continuation that of its message
+    std::string_view frame_payload() const;  // of this frame
+    std::string_view payload() const { return is_control() ? control_ : message_; }
     std::string describe() const { return ::describe(header_, opcode(), frame_payload()); }
-    std::uint16_t code() const { return code_; }
-    std::string_view reason() const { return reason_; }
+    std::uint16_t code() const { return code_; }         // of the violation
+    std::string_view reason() const { return reason_; }  // of the violation, a literal
 
-    // Bytes kept of a message whose end has not come.
-    std::size_t held() const { return message_.size(); }
+    // Bytes of memory taken for a message whose end has not come.
+    std::size_t held() const { return message_.capacity(); }
 
 private:
     bool is_control() const { return header_.opcode >= Opcode::close; }
-    bool violation(CloseCode code, std::string_view reason);  // false, as are these at the first bad byte:
-    bool take_header_byte(unsigned char byte);
-    bool take_first_byte(unsigned char byte);
-    bool take_second_byte(unsigned char byte);
-    bool take_piece(std::string_view& input);
     void begin_frame();
 
+    // These return false when the protocol was broken.
+    bool broken(std::string_view reason, std::uint16_t code = kProtocolError);
+    bool take_header_byte(unsigned char byte);
+    bool check_first_byte(unsigned char byte);
+    bool check_second_byte(unsigned char byte);
+    bool check_length();
+    bool take_piece(std::string_view& input);
+    bool check_close(std::size_t start);
+    bool check_end();
+
+    void make_room(std::size_t bytes);
+
     Role role_;
-    bool in_frame_ = false;          // between the first byte of a frame and its last
-    Header header_;                  // of this frame, or of the one that has just ended
-    std::size_t header_size_ = 0;    // bytes that it will have
-    std::size_t length_bytes_ = 0;   // of these the extended length: 0, 2 or 8
-    std::uint64_t left_ = 0;         // payload bytes still to come
-    Opcode message_opcode_ = Opcode::continuation;  // text or binary, or that no message has begun
-    std::string message_;            // payloads of its fragments so far
-    std::size_t at_ = 0;             // where in it this frame's payload begins
-    Utf8 text_;                      // what it is checked with
-    std::string control_;            // payload of a control frame, which may come between fragments
-    Utf8 close_reason_;              // what its text is checked with
-    std::uint16_t code_ = 0;         // of the violation
-    std::string_view reason_;        // of the violation, a literal
+    bool ended_ = true;              // the frame is whole: the next byte begins another
+    Header header_;                  // of this frame, as far as it has come
+    std::size_t length_bytes_ = 0;   // of the header: 0, 2 or 8 behind its first two
+    std::size_t header_bytes_ = 0;   // of the header in all
+    std::size_t left_ = 0;           // bytes of the payload that have not come
+    Opcode message_opcode_ = Opcode::continuation;  // text or binary; else no message has begun
+    std::string message_;            // the payloads of its frames so far
+    std::size_t frame_start_ = 0;    // where in it the payload of this frame begins
+    Utf8 text_;                      // checks message_, when it is text
+    std::string control_;            // the payload of a control frame
+    Utf8 close_reason_;              // checks the text in a Close
+    std::uint16_t code_ = 0;
+    std::string_view reason_;
 };

@@ -50,6 +50,7 @@ Heard hear(std::string_view bytes, Role role, std::size_t largest, Random random
             heard.code = decoder.code();
             heard.reason = decoder.reason();
             require((event == Event::violation) == (heard.code != 0), "a violation has a code, nothing else has");
+            require(!decoder.describe().empty(), "a violation can be described, too");
             if (heard.code != 0) break;
             const Header& header = decoder.header();
             const std::string part(decoder.frame_payload());
@@ -65,9 +66,10 @@ Heard hear(std::string_view bytes, Role role, std::size_t largest, Random random
         require(decoder.feed(more) == Event::violation && more == bytes, "nothing is taken behind a violation");
         return heard;
     }
-    heard.held = decoder.held();
+    heard.held = decoder.payload().size();
     require(heard.held <= bytes.size(), "no more is held than arrived");
-    require(std::string(decoder.payload()).capacity() <= 4 * bytes.size() + 64, "nothing is set aside for announced bytes");
+    // A buffer of up to 4 KiB is kept from one message to the next.
+    require(decoder.held() <= 2 * bytes.size() + 64, "nothing is set aside for announced bytes");
     return heard;
 }
 

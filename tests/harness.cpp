@@ -378,7 +378,8 @@ std::string Peer::refusal() {
     const std::string head = all.substr(0, blank) + "\r\n", body = all.substr(std::min(blank + 4, all.size()));
     const auto has = [&](const std::string& field) { return head.find("\r\n" + field + "\r\n") != head.npos; };
     const bool complete = head.starts_with("HTTP/1.1 ") && has("Content-Length: " + std::to_string(body.size())) &&
-                          has("Connection: close") && head.find("\r\nContent-Type: text/plain") != head.npos;
+                          has(head.starts_with("HTTP/1.1 426 ") ? "Connection: Upgrade, close" : "Connection: close") &&
+                          head.find("\r\nContent-Type: text/plain") != head.npos;
     const bool one_line = body.size() > 1 && body.find('\n') == body.size() - 1;
     if (!complete || !one_line) fail("not a complete refusal: " + quote(all));
     return all;

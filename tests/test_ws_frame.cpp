@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,7 @@ using Event = Decoder::Event;
 using Role = Decoder::Role;
 
 constexpr std::size_t kNowhere = std::string_view::npos, kCut = kNowhere - 1, kMiB = 1 << 20;
+const std::size_t kInside = std::string().capacity();  // bytes that a std::string has in itself
 constexpr MaskingKey kKey{0x37, 0xfa, 0x21, 0x3d};  // of the RFC's examples
 
 std::string x(std::string_view hex) {
@@ -380,7 +382,7 @@ TEST_CASE("RFC 3629: the same at every place in and across blocks of 64 bytes, i
     CHECK(wrong == "");
 }
 
-TEST_CASE("contract 4: a message has up to 16 MiB, fragments together; more is answered as soon as a header says so") {
+TEST_CASE("RFC 6455 10.4: a message has up to 16 MiB, fragments together; more is answered as soon as a header says so") {
     CHECK(kMaxMessageBytes == 16 * kMiB);
     CHECK(decoded(head(0x82, 16 * kMiB)) == "");
     CHECK(decoded(head(0x82, 16 * kMiB + 1)) == "1009@9");
@@ -396,7 +398,7 @@ TEST_CASE("contract 4: a message has up to 16 MiB, fragments together; more is a
     CHECK(over.from == part.size() + 7 + 1);
 }
 
-TEST_CASE("contract 6: nothing is set aside for bytes that were only announced") {
+TEST_CASE("nothing is set aside for bytes that were only announced") {
     for (const std::size_t arrived : {0u, 1u, 16u, 100u, 1000u, 16'384u, 100'000u, 1'000'000u}) {
         for (const std::size_t piece : {100u, 65'536u}) {
             CAPTURE(arrived);
@@ -406,29 +408,97 @@ TEST_CASE("contract 6: nothing is set aside for bytes that were only announced")
                 std::string_view input = std::string_view(bytes).substr(at, piece);
                 REQUIRE(decoder.feed(input) == Event::need_more);
             }
-            CHECK(decoder.held() == arrived);
-            CHECK(std::string(decoder.payload()).capacity() <= 4 * arrived + 64);
+            CHECK(decoder.payload().size() == arrived);
+            CHECK(decoder.held() <= 2 * arrived + 64);
+            if (arrived == 0) CHECK(decoder.held() == kInside);
         }
     }
 }
 
-TEST_CASE("contract 6: held() counts what is kept of a message that has not ended") {
-    Decoder decoder;
-    const auto held_after = [&](const std::string& bytes) {
-        std::string_view input = bytes;
-        for (Event event = decoder.feed(input); event != Event::need_more; event = decoder.feed(input)) {
-            REQUIRE(event != Event::violation);
-            if (event != Event::fragment) std::string(decoder.payload());
+TEST_CASE("memory for a message: it doubles with what arrives, the last step is exact, it is given back") {
+    for (const std::size_t piece : {std::size_t{1}, std::size_t{7000}, std::size_t{65'536}}) {
+        for (const bool fin : {true, false}) {
+            CAPTURE(piece);
+            CAPTURE(fin);
+            const std::size_t length = piece == 1 ? 100'000 : 16 * kMiB;
+            const std::string payload(length, 'x');
+            Decoder decoder;
+            const auto feed = [&decoder](std::string_view bytes) {
+                const Event event = decoder.feed(bytes);
+                CHECK(bytes.empty());
+                return event;
+            };
+            CHECK(feed(head(fin ? 0x82 : 0x02, length)) == Event::need_more);
+            CHECK(decoder.held() == kInside);  // it was only announced
+            std::size_t before = 0, steps = 0, arrived = 0;
+            Event event = Event::need_more;
+            while (arrived < length) {
+                const std::string next = payload.substr(arrived, piece);
+                event = feed(masked(next, kKey, arrived));
+                arrived += next.size();
+                if (decoder.held() == before) continue;
+                const bool exact = fin && decoder.held() == length;
+                if (!exact) CHECK(decoder.held() >= std::min(2 * before, 16 * kMiB));
+                CHECK(decoder.held() <= std::max(2 * arrived, std::size_t{64}));
+                CHECK(decoder.held() <= 16 * kMiB);
+                before = decoder.held();
+                ++steps;
+            }
+            CHECK(event == (fin ? Event::message : Event::fragment));
+            CHECK(steps <= 20);
+            if (fin || length == 16 * kMiB) CHECK(decoder.held() == length);
+            CHECK((decoder.payload() == payload));
+            if (!fin) CHECK(feed(head(0x80, 0)) == Event::message);
+            CHECK((decoder.payload() == payload));
+            CHECK(feed("") == Event::need_more);
+            CHECK(decoder.held() == kInside);
         }
+    }
+}
+
+TEST_CASE("held() is the memory of a message that has not ended: no control frame, nothing behind its end") {
+    Decoder decoder;
+    const auto held_after = [&decoder](const std::string& bytes) {
+        std::string_view input = bytes;
+        while (decoder.feed(input) != Event::need_more) REQUIRE(decoder.code() == 0);
         return decoder.held();
     };
-    CHECK(held_after("") == 0);
-    CHECK(held_after(frame(0x01, "abc")) == 3);
-    CHECK(held_after(head(0x89, 5) + "xx") == 3);  // half a Ping is no message
-    CHECK(held_after("xxx") == 3);
-    CHECK(held_after(head(0x80, 10) + masked("1234")) == 7);
-    CHECK(held_after(masked("567890")) == 0);
-    CHECK(held_after(frame(0x81, "next")) == 0);
+    CHECK(held_after("") == kInside);
+    CHECK(held_after(frame(0x81, "abc")) == kInside);
+    CHECK(held_after(frame(0x82, std::string(4096, 'x'))) == kInside);
+    CHECK(held_after(frame(0x02, std::string(5000, 'x'))) >= 5000);  // its end has not come
+    CHECK(held_after(frame(0x89, std::string(125, '!'))) >= 5000);
+    CHECK(held_after(frame(0x80, "")) == kInside);
+    CHECK(held_after(head(0x89, 125) + "xx") == kInside);  // half a Ping is no message
+}
+
+TEST_CASE("a violation shows the bytes that have come and none that has not: no half length, no half key") {
+    struct Case { std::string bytes, line; Role role = Role::server; };
+    for (const Case& c : {
+             Case{x("82 ff 80"), "82 ff 80 | FIN binary"},
+             {x("81 00"), "81 00 | FIN text, 0 bytes"},
+             {x("81 85"), "81 85 | FIN text, 5 bytes", Role::client},
+             {x("82 7e"), "82 7e | FIN binary"},
+             {x("89 fe"), "89 fe | FIN ping"},
+             {x("88 81"), "88 81 | FIN close, 1 bytes"},
+             {x("c1"), "c1 | FIN text"},
+             {x("82 fe 00 7d"), "82 fe 00 7d | FIN binary, 125 bytes"},
+             {x("82 ff 00 00 00 00 00 00 ff ff"), "82 ff 00 00 00 00 00 00 ff ff | FIN binary, 65535 bytes"},
+             {x("82 ff 00 00 00 00 01 00 00 01"), "82 ff 00 00 00 00 01 00 00 01 | FIN binary, 16777217 bytes"},
+             {frame(0x01, "\xe6") + x("80 80"), "80 80 | FIN continuation, 0 bytes"},
+             {frame(0x81, "a\xff"), "81 82 37 fa 21 3d | FIN text, 2 bytes, key 37 fa 21 3d: \"a\\xff\""}}) {
+        CAPTURE(c.line);
+        for (const std::size_t piece : {std::size_t{1}, c.bytes.size()}) {
+            Decoder decoder(c.role);
+            Event event = Event::need_more;
+            for (std::size_t at = 0; at < c.bytes.size(); at += piece) {
+                std::string_view input = std::string_view(c.bytes).substr(at, piece);
+                do event = decoder.feed(input); while (event != Event::violation && !input.empty());
+            }
+            CHECK(event == Event::violation);
+            CHECK(decoder.describe() == c.line);
+        }
+    }
 }
 
 TEST_CASE("what nobody took is gone with the next frame") {
@@ -442,7 +512,7 @@ TEST_CASE("what nobody took is gone with the next frame") {
     CHECK(std::string(decoder.payload()) == "4");
 }
 
-TEST_CASE("contract 7: any bytes are printable, one frame is one line") {
+TEST_CASE("any bytes are printable, one frame is one line") {
     CHECK(escape("") == "");
     CHECK(escape(" Hello, ~!") == " Hello, ~!");
     CHECK(escape("\"\\\n\r\t") == R"(\"\\\n\r\t)");
@@ -467,7 +537,7 @@ TEST_CASE("contract 7: any bytes are printable, one frame is one line") {
     CHECK(line(Opcode::text, x32, true) == "81 20 | FIN text, 32 bytes: \"" + x32 + '"');
     CHECK(line(Opcode::text, x32 + "x", true) == "81 21 | FIN text, 33 bytes: \"" + x32 + "\" ...");
     CHECK(describe(make_header(Opcode::text, 256), Opcode::text, "") == "81 7e 01 00 | FIN text, 256 bytes");
-    CHECK(describe({true, Opcode::text, 0, {}, "\xc1"}, Opcode::text, "") == "c1 | FIN text");  // refused at once
+    CHECK(describe({true, Opcode::text, {}, {}, "\xc1"}, Opcode::text, "") == "c1 | FIN text");  // refused at once
 
     constexpr std::array<std::string_view, 16> names{"continuation", "text", "binary", "", "",     "",
                                                      "",             "",     "close",  "ping", "pong"};

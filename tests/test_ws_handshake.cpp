@@ -42,7 +42,7 @@ constexpr std::string_view kHost = "Host: server.example.com\r\n", kUpgrade = "U
                            kKey = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
                            kVersion = "Sec-WebSocket-Version: 13\r\n";
 
-// The answers of the contract's table: how they begin, and what only this one has.
+// The answers that there are: how they begin, and what only this one has.
 struct Row { std::string_view begin, has; };
 constexpr Row kAccepted{"HTTP/1.1 101 Switching Protocols\r\n", ""},
     kBad{"HTTP/1.1 400 Bad Request\r\n", ""},
@@ -85,7 +85,7 @@ Outcome fed(std::string_view bytes, const std::vector<std::size_t>& sizes) {
     return result;
 }
 
-// A refusal as RFC 9112 has it and the contract wants it: complete, the connection ends, one line that says why.
+// A refusal as RFC 9112 has it: complete, the connection ends, the body is one line that says why.
 void check_refusal(const Response& response) {
     const std::size_t head = response.text.find("\r\n\r\n");
     REQUIRE(head != std::string::npos);
@@ -93,7 +93,11 @@ void check_refusal(const Response& response) {
     const std::string status = response.text.substr(9, response.text.find('\r') - 9);
     CHECK(response.text.starts_with("HTTP/1.1 "));
     CHECK(response.text.find("\r\nContent-Length: " + std::to_string(body.size()) + "\r\n") < head);
-    CHECK(response.text.find("\r\nConnection: close\r\n") < head);
+    // RFC 9110 7.8: an Upgrade field is about this connection alone, and Connection says so.
+    const bool upgrade = response.text.find("\r\nUpgrade: ") < head;
+    CHECK(upgrade == status.starts_with("426"));
+    const std::string connection = upgrade ? "Upgrade, close" : "close";
+    CHECK(response.text.find("\r\nConnection: " + connection + "\r\n") < head);
     CHECK(response.text.find("\r\nContent-Type: text/plain") < head);
     CHECK(body.size() > 5);
     CHECK(body.find('\n') == body.size() - 1);
@@ -189,7 +193,7 @@ TEST_CASE("RFC 6455 4.2.1: what may be different about a request that is accepte
     vary("Sec-WebSocket-Protocol: chat, superchat\r\n", kAccepted, {"", "Sec-WebSocket-Protocol: \r\n"});
 }
 
-TEST_CASE("contract 3: not HTTP, a malformed line, HTTP/1.0, missing or double Host: 400") {
+TEST_CASE("RFC 9112: not HTTP, a malformed line, HTTP/1.0, missing or double Host: 400") {
     vary("HTTP/1.1", kBad, {"HTTP/1.0", "HTTP/2.0", "HTTP/0.9", "HTTP/1", "HTTP/1.", "HTTP/1.1 ", "HTTP/1.1x",
                             "http/1.1", "HTTP/11.1", "HTTP/1.11", "HTTPS/1.1", "/1.1", "", " HTTP/1.1",
                             "\tHTTP/1.1"});
@@ -200,11 +204,12 @@ TEST_CASE("contract 3: not HTTP, a malformed line, HTTP/1.0, missing or double H
                                                 "Host: a\r\nhost: a\r\n"});
     vary("server.example.com", kBad, {"a b", "a\tb", "a/b", "user@a", "a?b", "a#b"});
     vary("Origin: http:", kBad, {"Origin : http:", "Origin\t:", " Origin:", "\tOrigin:", ":", "Origin http",
+                                 ": http:", "X Y:", "Host :", "(x):", ":\r\nX:", "X Y:\r\nX:", "(x):\r\nX:",
                                  "Ori gin:", "Ori(gin:", "\xe6\x9d\x8e:", "\"Origin\":", "Origin: \r\n http:",
                                  "Origin:\r\n\tb:"});
 }
 
-TEST_CASE("contract 3: what no request can have is refused with the byte that it is, not at the end") {
+TEST_CASE("RFC 9112: what no request can have is refused with the byte that it is, not at the end") {
     struct Case { std::string bytes; std::size_t at; };
     const std::string get = "GET / HTTP/1.1\r\n";  // 16 bytes
     for (const Case& c : {
@@ -221,14 +226,36 @@ TEST_CASE("contract 3: what no request can have is refused with the byte that it
     }
 }
 
-TEST_CASE("contract 3: methods other than GET: 405; an ordinary GET: 426 with the way to the page") {
-    vary("GET ", kMethod, {"POST ", "HEAD ", "OPTIONS ", "PUT ", "get ", "GETT ", "GE ", "!#$%&'*+-.^_`|~ "});
+TEST_CASE("RFC 9110: methods other than GET: 405; an ordinary GET: 426 with the way to the page") {
+    vary("GET ", kMethod, {"POST ", "OPTIONS ", "PUT ", "get ", "GETT ", "GE ", "!#$%&'*+-.^_`|~ "});
     check_answer("GET / HTTP/1.1\r\nHost: localhost:4000\r\nUser-Agent: curl/7.88.1\r\nAccept: */*\r\n\r\n", kOrdinary);
     vary("Upgrade: websocket\r\n", kOrdinary, {"", "Upgrade: h2c\r\n", "Upgrade:\r\n", "X-Upgrade: websocket\r\n"});
     vary("websocket", kOrdinary, {"websockets", "web socket", "webs", "\"websocket\"", "websocket websocket"});
     vary("Connection: Upgrade\r\n", kOrdinary,
          {"", "Connection: keep-alive\r\n", "Connection: Upgraded\r\n", "Connection: keep-alive Upgrade\r\n",
           "Connection: close; Upgrade\r\n", "Connections: Upgrade\r\n", "Connection: a\r\nConnection:\r\n"});
+}
+
+TEST_CASE("RFC 9110 9.3.2: the response to HEAD is the same without its body, whatever is wrong") {
+    struct Case { std::string get, head; };
+    const std::string post = replaced(kArticle, "GET", "POST");
+    const std::string head = replaced(kArticle, "GET", "HEAD");
+    for (const Case& c : {Case{post, head},
+                          {replaced(post, kHost, ""), replaced(head, kHost, "")},
+                          {replaced(post, "1.1", "1.0"), replaced(head, "1.1", "1.0")},
+                          {replaced(post, "Origin:", "Ori gin:"), replaced(head, "Origin:", "Ori gin:")},
+                          {request_of(8193, post), request_of(8193, head)}}) {
+        const auto with_body = outcome(c.get).response;
+        std::string text = c.head;
+        std::string request;
+        std::string_view input = text;
+        const auto without = take_request(request, input);
+        REQUIRE(with_body);
+        REQUIRE(without);
+        CHECK(without->text == with_body->text.substr(0, with_body->text.find("\r\n\r\n") + 4));
+        CHECK(without->reason == with_body->reason);
+        CHECK_FALSE(without->accepted);
+    }
 }
 
 TEST_CASE("RFC 6455 4.4: versions other than 13: 426 with the one that is spoken") {
@@ -252,7 +279,7 @@ TEST_CASE("RFC 6455 4.2.1: a key that is missing, double, or not base64 of 16 by
     CHECK(get_key(replaced(kArticle, "ZQ==", "ZR==")) == std::nullopt);
 }
 
-TEST_CASE("contract 3: the first row of the table that applies answers") {
+TEST_CASE("a request that is wrong in several ways gets the answer of the first check") {
     const auto without = [](std::string text, std::initializer_list<std::string_view> lines) {
         for (const std::string_view line : lines) text = replaced(text, line, "");
         return text;
@@ -274,7 +301,7 @@ TEST_CASE("contract 3: the first row of the table that applies answers") {
     check_answer(request_of(8192, without(kArticle, {kKey})), kBad);
 }
 
-TEST_CASE("contract 3: a header block of 8192 bytes is read, one of 8193 is not") {
+TEST_CASE("a header block of 8192 bytes is read, one of 8193 is not") {
     check_answer(request_of(8191), kAccepted);
     check_answer(request_of(8192), kAccepted);
     check_answer(request_of(8193), kTooLong);
@@ -289,7 +316,7 @@ TEST_CASE("contract 3: a header block of 8192 bytes is read, one of 8193 is not"
     check_answer(std::string(8193, 'x'), kBad);  // no HTTP at all, whatever its length
 }
 
-TEST_CASE("contract 3: frames glued to the request stay in the input, a request cut short waits") {
+TEST_CASE("frames glued to the request stay in the input, a request cut short waits") {
     const std::string hi = "\x81\x82\x01\x02\x03\x04\x49\x6b";
     for (const std::string& frames : {hi, hi + hi, "\r\n"s, "\n"s, "\0"s, kArticle, std::string(9000, '\x81')}) {
         for (const std::string& request : {kArticle, request_of(8192)}) {
@@ -307,7 +334,7 @@ TEST_CASE("contract 3: frames glued to the request stay in the input, a request 
     }
 }
 
-TEST_CASE("contract 3: a refusal is a complete HTTP response") {
+TEST_CASE("RFC 9110: a refusal is a complete HTTP response") {
     for (const std::string_view status : {"400 Bad Request", "405 Method Not Allowed", "408 Request Timeout",
                                           "426 Upgrade Required", "503 Service Unavailable"}) {
         const Response response = refusal(status, "the reason");
