@@ -6,7 +6,6 @@
 using Byte = unsigned char;
 
 constexpr std::size_t kMaxControlBytes = 125;  // RFC 6455 5.5
-constexpr std::size_t kPieceBytes = 16 << 10;  // unmasked, then checked while still in the cache
 constexpr std::size_t kTraceBytes = 32;        // of a payload shown by describe()
 
 // Loops over a block of so many bytes have no branch inside: compilers turn them into vector
@@ -308,9 +307,8 @@ bool Decoder::check_length() {
 
 // Moves the next piece of the payload out of the input: copies, unmasks and checks it.
 bool Decoder::take_piece(std::string_view& input) {
-    const std::string_view arrived = input.substr(0, left_);
-    const std::string_view piece = arrived.substr(0, kPieceBytes);
-    if (!is_control()) make_room(arrived.size());
+    const std::string_view piece = input.substr(0, left_);
+    if (!is_control()) make_room(piece.size());
     std::string& to = is_control() ? control_ : message_;
     const std::size_t start = to.size();
     to += piece;
