@@ -444,6 +444,10 @@ private:
     //   - a message that does not waits until the longest would fit: long ones are all alike;
     //   - kReservedBytes of each descriptor are never taken by another. Who says little is heard
     //     at once, however much others say, and however slowly others read.
+    // An example with 10 peers, each of which has a share of 2.4 MiB, while some peer reads slowly.
+    // Who chats is received from as long as less than 31 MiB of the log are under way; who is
+    // inside a message of 5 MiB, as long as it is less than 15 MiB. Both stop when they have said
+    // their 2.4 MiB and it is not out. And when 31 MiB are under way, each may still say 16 KiB.
     std::size_t allowance(const Client& client) {
         if (client.ended) return 0;
         if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN

@@ -169,7 +169,7 @@ TEST_CASE("RFC 6455 5.2: each length has its shortest header, out and in") {
              {65536, "82 7f 00 00 00 00 00 01 00 00", "82 ff 00 00 00 00 00 01 00 00"},
              {70'000, "82 7f 00 00 00 00 00 01 11 70", "82 ff 00 00 00 00 00 01 11 70"}}) {
         CAPTURE(c.length);
-        const std::string payload(c.length, '\xe9'), plain = x(c.plain), with_key = x(c.with_key) + x("37 fa 21 3d");
+        const std::string payload(static_cast<std::size_t>(c.length), '\xe9'), plain = x(c.plain), with_key = x(c.with_key) + x("37 fa 21 3d");
         CHECK(make_header(Opcode::binary, c.length).bytes == plain);
         CHECK(make_header(Opcode::binary, c.length, true, kKey).bytes == with_key);
         CHECK(encode(Opcode::binary, payload) == plain + payload);
