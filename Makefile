@@ -2,6 +2,7 @@
 # make test       the tests that take less than a minute; make test-slow: those that wait for deadlines
 # make check      all of them under AddressSanitizer and UndefinedBehaviorSanitizer
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
+# make exercise N=4   says whether exercise 4 is solved; make exercises: proves all the checks
 # make bench      server and bare floor under the same load, side by side
 # make deps       installs what the tests need (Debian, Ubuntu)
 
@@ -21,6 +22,10 @@ $(BUILD)/run_tests: $(TESTS) $(ROOMS)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
 
 $(BUILD)/bench: $(BUILD)/tests/bench.o $(BUILD)/tests/harness.o $(ROOMS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
+
+$(BUILD)/exercises/check: $(BUILD)/tests/exercises/check.o $(BUILD)/tests/main.o $(BUILD)/tests/harness.o $(ROOMS)
+	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
 
 $(BUILD)/fuzz_%: tests/fuzz_%.cpp ws_handshake.cpp ws_frame.cpp sha1.cpp base64.cpp
@@ -53,6 +58,12 @@ fuzz: $(BUILD)/fuzz_handshake $(BUILD)/fuzz_frame
 bench: $(SERVER) $(BUILD)/bench
 	SERVER=$(abspath $(SERVER)) $(BUILD)/bench
 
+exercise: $(SERVER) $(BUILD)/exercises/check
+	@tests/exercises/run.sh $(N)
+
+exercises: $(SERVER) $(BUILD)/exercises/check
+	@tests/exercises/run.sh all
+
 deps:
 	@command -v apt-get >/dev/null || { echo 'install doctest (its header as doctest/doctest.h) and Chromium'; exit 1; }
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update
@@ -62,5 +73,5 @@ clean:
 	rm -rf server build
 
 force:
-.PHONY: test test-slow check fuzz bench deps clean force
--include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d)
+.PHONY: test test-slow check fuzz bench exercise exercises deps clean force
+-include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/exercises/*.d)

@@ -1,0 +1,289 @@
+// Whether an exercise is solved, one case for each. What is missing is said in a student's words.
+// The student's files and the server are found from the current directory: see run.sh.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../../ws_frame.h"
+#include "../../ws_handshake.h"
+#include "../harness.h"
+
+namespace {
+
+// Prints the messages and nothing else.
+struct StudentReporter : doctest::IReporter {
+    explicit StudentReporter(const doctest::ContextOptions&) {}
+
+    void log_message(const doctest::MessageData& message) override {
+        std::printf("- %s\n", message.m_string.c_str());
+        std::fflush(stdout);
+    }
+    // What a check waits for and does not get is said by a message. An exception is another thing:
+    // something failed that should work whatever the student does.
+    void test_case_exception(const doctest::TestCaseException& error) override {
+        std::printf("- The check was interrupted: %s\n", error.error_string.c_str());
+    }
+    void test_run_end(const doctest::TestRunStats& run) override {
+        if (run.numTestCasesPassingFilters == 0) std::printf("- There is no such exercise.\n");
+    }
+
+    void report_query(const doctest::QueryData&) override {}
+    void test_run_start() override {}
+    void test_case_start(const doctest::TestCaseData&) override {}
+    void test_case_reenter(const doctest::TestCaseData&) override {}
+    void test_case_end(const doctest::CurrentTestCaseStats&) override {}
+    void subcase_start(const doctest::SubcaseSignature&) override {}
+    void subcase_end() override {}
+    void log_assert(const doctest::AssertData&) override {}
+    void test_case_skipped(const doctest::TestCaseData&) override {}
+};
+
+DOCTEST_REGISTER_REPORTER("student", 1, StudentReporter);
+
+// Something is missing: the other parts of the exercise are looked at, too.
+void must(bool good, const std::string& otherwise) {
+    if (!good) FAIL_CHECK(otherwise);
+}
+
+// Something is missing without which the rest means nothing.
+void must_first(bool good, const std::string& otherwise) {
+    if (!good) FAIL(otherwise);
+}
+
+std::string read_file(const std::string& name) {
+    std::ifstream file(name);
+    must_first(file.good(), "There is no file " + name + ".");
+    return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string trim(const std::string& text) {
+    const std::size_t first = text.find_first_not_of(" \t\r\n");
+    if (first == text.npos) return "";
+    return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
+}
+
+// A student's answers, "name: answer" in each line. A line that begins with # is a comment.
+std::map<std::string, std::string> read_answers(const std::string& name) {
+    std::map<std::string, std::string> answers;
+    std::istringstream lines(read_file(name));
+    for (std::string line; std::getline(lines, line);) {
+        const std::size_t colon = line.find(':');
+        if (line.starts_with('#') || colon == line.npos) continue;
+        answers[trim(line.substr(0, colon))] = trim(line.substr(colon + 1));
+    }
+    return answers;
+}
+
+std::string hex(std::string_view bytes) {
+    std::string text;
+    for (const char c : bytes) {
+        std::array<char, 4> digits{};
+        std::snprintf(digits.data(), digits.size(), " %02x", static_cast<unsigned char>(c));
+        text += digits.data();
+    }
+    return text.empty() ? text : text.substr(1);
+}
+
+// --- 1 -------------------------------------------------------------------------------------------
+
+// The standard says which numbers this generator gives, so that a seed draws the same frame
+// everywhere.
+struct Draw {
+    std::mt19937 numbers;
+
+    std::uint32_t below(std::uint32_t limit) { return static_cast<std::uint32_t>(numbers()) % limit; }
+    bool coin() { return below(2) == 1; }
+    std::string word(std::size_t size) {
+        std::string text;
+        while (text.size() < size) text += static_cast<char>('a' + below(26));
+        return text;
+    }
+};
+
+// What a student has to say about a frame; and the frame.
+struct Question {
+    std::string name;
+    std::string right;
+    std::string help;
+};
+
+void ask(const std::map<std::string, std::string>& answers, const Question& question) {
+    const auto found = answers.find(question.name);
+    const std::string given = found == answers.end() ? "" : found->second;
+    if (given.empty()) {
+        FAIL_CHECK(question.name << ": no answer yet. " << question.help);
+    } else {
+        must(given == question.right,
+             question.name + ": \"" + given + "\" is not right. " + question.help);
+    }
+}
+
+}  // namespace
+
+TEST_CASE("1") {
+    const auto answers = read_answers("tests/exercises/01-frame-bits/answers.txt");
+    const std::string seed = answers.contains("seed") ? answers.at("seed") : "";
+    const bool number = !seed.empty() && seed.size() <= 9 &&
+                        seed.find_first_not_of("0123456789") == seed.npos;
+    must_first(number, "seed: choose a number of at most nine digits, for example your birthday.");
+
+    Draw draw{std::mt19937(static_cast<std::uint32_t>(std::stoul(seed)))};
+    const std::array kinds{Opcode::text, Opcode::binary, Opcode::continuation, Opcode::ping};
+    const Opcode opcode = kinds[draw.below(kinds.size())];
+    const bool fin = opcode == Opcode::ping || draw.coin();  // a control frame is never cut
+    const std::string payload = draw.word(3 + draw.below(3));
+    const MaskingKey key{static_cast<unsigned char>(draw.below(256)),
+                         static_cast<unsigned char>(draw.below(256)),
+                         static_cast<unsigned char>(draw.below(256)),
+                         static_cast<unsigned char>(draw.below(256))};
+    const std::string first = encode(opcode, payload, fin, key);
+    const std::uint64_t length = 126 + draw.below(60'000);
+    const bool masked = draw.coin();
+    const std::optional<MaskingKey> second_key = masked ? std::optional(key) : std::nullopt;
+    const std::string second = make_header(Opcode::text, length, true, second_key).bytes;
+
+    std::printf("Frame A, from a browser:        %s\n", hex(first).c_str());
+    std::printf("Frame B, its first bytes only:  %s ...\n", hex(second).c_str());
+    const std::string key_bytes(key.begin(), key.end());
+    const std::vector<Question> questions{
+        {"A fin", fin ? "1" : "0", "It is the highest bit of the first byte: 1 or 0."},
+        {"A opcode", std::to_string(static_cast<int>(opcode)),
+         "It is the lower half of the first byte, as a number."},
+        {"A kind", std::string(opcode_name(opcode)),
+         "It is one of continuation, text, binary, close, ping, pong."},
+        {"A mask", "1", "It is the highest bit of the second byte: 1 or 0."},
+        {"A length", std::to_string(payload.size()),
+         "It is the lower seven bits of the second byte, in decimal."},
+        {"A key", hex(key_bytes), "It is the four bytes behind the length, as they are printed."},
+        {"A payload", payload, "XOR the bytes behind the key with the key's bytes, one by one."},
+        {"B mask", masked ? "1" : "0", "It is the highest bit of the second byte: 1 or 0."},
+        {"B length", std::to_string(length),
+         "126 in the second byte says that the length is in the next two, the higher one first."},
+        {"B from", masked ? "client" : "server", "Only one of the two sides masks what it sends: client or server?"},
+    };
+    for (const Question& question : questions) ask(answers, question);
+}
+
+// --- 2 -------------------------------------------------------------------------------------------
+
+TEST_CASE("2") {
+    const std::string folder = "tests/exercises/02-handshake-by-hand/";
+    std::istringstream lines(read_file(folder + "request.txt"));
+    std::string request;  // with the line ends of HTTP, which editors seldom write
+    for (std::string line; std::getline(lines, line);) request += trim(line) + "\r\n";
+    must_first(request.ends_with("\r\n\r\n"),
+               "request.txt: a request ends with an empty line. Without it the server waits.");
+
+    Server server;
+    Peer peer(server);
+    peer.send(request);
+    const std::string response = peer.receive_until("\r\n\r\n");
+    if (!response.starts_with("HTTP/1.1 101 ")) {
+        const std::size_t end = response.find("\r\n");
+        FAIL("The server does not shake hands. It says \"" << trim(response.substr(0, end))
+             << "\": " << trim(peer.receive_all()) << ".");
+    }
+    const std::string key(get_key(request).value());
+    must(key != "dGhlIHNhbXBsZSBub25jZQ==",
+         "This is the key of the RFC's example. Draw 16 bytes of your own.");
+
+    const auto answers = read_answers(folder + "accept.txt");
+    const std::string accept = answers.contains("accept") ? answers.at("accept") : "";
+    const std::string right = accept_key(key);
+    must_first(!accept.empty(), "accept.txt: no answer yet. Which Sec-WebSocket-Accept belongs to "
+                                "your key " + key + "?");
+    must(accept.size() == right.size(),
+         "accept.txt: 20 bytes are 28 characters of base64, and yours are " +
+             std::to_string(accept.size()) + ". Were they the 40 hexadecimal digits of the hash?");
+    must(accept.size() != right.size() || accept == right,
+         "accept.txt: this is not the answer to your key. Did echo add a newline? Is the GUID "
+         "directly behind the key, with nothing between?");
+}
+
+// --- 4 -------------------------------------------------------------------------------------------
+
+namespace {
+
+// Whether the peer is sent something. No right server needs a second for it; a crowded machine may.
+bool hears(Peer& peer) { return !peer.silent(8s); }
+
+// The largest number in the lines "recv 4: 12 bytes" of --trace.
+long largest_recv(const std::string& trace) {
+    long largest = 0;
+    std::istringstream lines(trace);
+    for (std::string line; std::getline(lines, line);) {
+        const std::size_t colon = line.find(": ");
+        if (!line.starts_with("recv ") || colon == line.npos) continue;
+        largest = std::max(largest, std::atol(line.c_str() + colon + 2));
+    }
+    return largest;
+}
+
+}  // namespace
+
+TEST_CASE("4") {
+    Server server({"--trace"});
+    Peer peer(server);
+    peer.send(kRequest);
+    must_first(hears(peer), "The handshake is never answered. Its request of " +
+                                std::to_string(kRequest.size()) +
+                                " bytes comes in many pieces: who keeps the first ones?");
+    const std::string response = peer.receive_until("\r\n\r\n");
+    must_first(response == kResponse,
+               "The handshake is answered with \"" + response.substr(0, response.find("\r\n")) +
+                   "\". Its request of " + std::to_string(kRequest.size()) +
+                   " bytes comes in many pieces: what became of the first ones?");
+    must_first(largest_recv(server.wait_for("shakeHands")) <= 7,
+               "recv() still takes more than 7 bytes at once (look at ./server --trace). Begin "
+               "with: patch -p1 < tests/exercises/04-seven-bytes/begin.patch");
+
+    peer.send_frame(Opcode::text, "a");
+    must_first(hears(peer), "A message of one letter, a frame of 7 bytes, does not come back.");
+    must_first(peer.text() == "a", "A message of one letter comes back as another one.");
+
+    peer.send_frame(Opcode::text, "two recv()s and more");
+    must_first(hears(peer), "A message of one letter comes back, a longer one does not. Its frame "
+                            "comes in several pieces: what becomes of the first?");
+    must_first(peer.text() == "two recv()s and more", "A longer message comes back as another.");
+
+    // Nine bytes each: a piece may hold the end of one frame and the beginning of the next. And the
+    // empty ones are six bytes: a piece may hold a whole frame and more.
+    std::string many;
+    for (int i = 100; i < 200; ++i) {
+        many += masked(Opcode::text, std::to_string(i)) + masked(Opcode::text, "");
+    }
+    peer.send(many);
+    for (int i = 100; i < 200; ++i) {
+        for (const std::string& expected : {std::to_string(i), std::string()}) {
+            must_first(hears(peer), "Of many messages at once some never come. A piece may hold "
+                                    "the end of one frame and the beginning of the next.");
+            const Peer::Frame frame = peer.next_frame();
+            must_first(!frame.ended && frame.payload == expected,
+                       "Of many messages at once some are lost or broken. A piece may hold the "
+                       "end of one frame and the beginning of the next.");
+        }
+    }
+
+    Peer second(server);
+    second.send(kRequest + masked(Opcode::text, "early"));
+    must_first(hears(second) && second.receive_until("\r\n\r\n") == kResponse,
+               "A second client's handshake is not answered when a frame follows it at once.");
+    must_first(hears(second), "The piece with the request's last byte may hold the beginning of a "
+                              "frame, too. Here it is lost.");
+    must(second.text() == "early", "The first frame behind a handshake is broken.");
+    must(largest_recv(server.out()) <= 7, "Some recv() takes more than 7 bytes.");
+}

@@ -1,0 +1,105 @@
+#!/bin/sh
+# Checks the exercises.
+#   run.sh 4    checks exercise 4 in the working tree, as it is there now
+#   run.sh all  proves each check on copies of the working tree: it fails on today's code, fails with
+#               begin.patch (where there is one), and passes with solution.patch
+# make builds ./server and build/exercises/check first: `make exercise N=4`, `make exercises`.
+set -u
+cd "$(dirname "$0")/../.." || exit 2
+root=$(pwd)
+check=$root/build/exercises/check
+
+# The folder of exercise number $1.
+folder_of() {
+    for folder in tests/exercises/"$(printf '%02d' "$1")"-*; do
+        [ -d "$folder" ] && echo "$folder"
+    done
+}
+
+# Runs the check of exercise $1 in folder $2, on the server that was built there.
+run_check() {
+    (cd "$2" && SERVER=./server "$check" --reporters=student --test-case="$1" 2>&1)
+}
+
+one() {
+    folder=$(folder_of "$1" 2>/dev/null)
+    if [ -z "$folder" ]; then
+        echo 'Which exercise? For example: make exercise N=1'
+        echo 'There are these:'
+        for page in tests/exercises/[0-9]*/README.md; do
+            echo "  $(sed -n '1s/^# //p' "$page")"
+        done
+        exit 2
+    fi
+    if run_check "$1" .; then
+        echo "Exercise $1 is solved."
+    else
+        echo "Exercise $1 is not solved yet. Its page: $folder/README.md"
+        exit 1
+    fi
+}
+
+# A copy of the working tree in $1, with the patches that follow, and its server built.
+copy() {
+    place=$1
+    shift
+    rm -rf "$place"
+    mkdir -p "$place/tests"
+    cp Makefile *.cpp *.h "$place" && cp -R tests/exercises "$place/tests" || return 1
+    for change in "$@"; do
+        (cd "$place" && patch -p1 -s) < "$change" || return 1
+    done
+    (cd "$place" && make -s -j2 server)
+}
+
+# Says $2 about exercise $1 and shows the check's output, when that is not what it should be.
+wrong() {
+    echo "exercise $1: $2"
+    sed 's/^/    /' "$place.out"
+    return 1
+}
+
+# Exercise $1 is not solved in the copy: the check says so, and says what is missing.
+fails() {
+    run_check "$1" "$place" > "$place.out" && { wrong "$1" "$2 passes"; return 1; }
+    grep -q '^- ' "$place.out" || { wrong "$1" "$2 fails without a word"; return 1; }
+    grep -q 'The check was interrupted' "$place.out" && { wrong "$1" "$2 fails by itself"; return 1; }
+    return 0
+}
+
+passes() {
+    run_check "$1" "$place" > "$place.out" || wrong "$1" "$2 does not pass"
+}
+
+prove() {
+    folder=$(folder_of "$1")
+    place=$root/build/exercises/$(printf '%02d' "$1")
+    echo "$1: today" && copy "$place" && fails "$1" today || return 1
+    if [ -f "$folder/begin.patch" ]; then
+        echo "$1: begin.patch" && copy "$place" "$folder/begin.patch" &&
+            fails "$1" begin.patch || return 1
+    fi
+    echo "$1: solution.patch" && copy "$place" "$folder/solution.patch" &&
+        passes "$1" solution.patch
+}
+
+all() {
+    passed=0
+    failed=0
+    for folder in tests/exercises/[0-9]*; do
+        number=$(basename "$folder" | sed 's/^0*//; s/-.*//')
+        if prove "$number"; then
+            passed=$((passed + 1))
+        else
+            failed=$((failed + 1))
+        fi
+    done
+    echo "$passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+}
+
+case ${1-} in
+    all) all ;;
+    [0-9] | [0-9][0-9]) one "$1" ;;
+    *) one 0 ;;
+esac
