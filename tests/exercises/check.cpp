@@ -221,6 +221,16 @@ namespace {
 // Whether the peer is sent something. No right server needs a second for it; a crowded machine may.
 bool hears(Peer& peer) { return !peer.silent(8s); }
 
+// The next thing that the server sends must be this text message.
+void must_hear(Peer& peer, const std::string& text, const std::string& otherwise) {
+    must_first(hears(peer), otherwise + " (Nothing came.)");
+    const Peer::Frame frame = peer.next_frame();
+    must_first(!frame.ended, otherwise + " (The server ended the connection.)");
+    const Opcode opcode = frame.header.opcode;
+    must_first(opcode == Opcode::text && frame.payload == text,
+               otherwise + " (This came: " + describe(frame.header, opcode, frame.payload) + ".)");
+}
+
 // The largest number in the lines "recv 4: 12 bytes" of --trace.
 long largest_recv(const std::string& trace) {
     long largest = 0;
@@ -252,13 +262,11 @@ TEST_CASE("4") {
                "with: patch -p1 < tests/exercises/04-seven-bytes/begin.patch");
 
     peer.send_frame(Opcode::text, "a");
-    must_first(hears(peer), "A message of one letter, a frame of 7 bytes, does not come back.");
-    must_first(peer.text() == "a", "A message of one letter comes back as another one.");
-
+    must_hear(peer, "a", "A message of one letter, a frame of 7 bytes, does not come back.");
     peer.send_frame(Opcode::text, "two recv()s and more");
-    must_first(hears(peer), "A message of one letter comes back, a longer one does not. Its frame "
-                            "comes in several pieces: what becomes of the first?");
-    must_first(peer.text() == "two recv()s and more", "A longer message comes back as another.");
+    must_hear(peer, "two recv()s and more",
+              "A message of one letter comes back, a longer one does not. Its frame comes in "
+              "several pieces: what becomes of the first?");
 
     // Nine bytes each: a piece may hold the end of one frame and the beginning of the next. And the
     // empty ones are six bytes: a piece may hold a whole frame and more.
@@ -269,12 +277,9 @@ TEST_CASE("4") {
     peer.send(many);
     for (int i = 100; i < 200; ++i) {
         for (const std::string& expected : {std::to_string(i), std::string()}) {
-            must_first(hears(peer), "Of many messages at once some never come. A piece may hold "
-                                    "the end of one frame and the beginning of the next.");
-            const Peer::Frame frame = peer.next_frame();
-            must_first(!frame.ended && frame.payload == expected,
-                       "Of many messages at once some are lost or broken. A piece may hold the "
-                       "end of one frame and the beginning of the next.");
+            must_hear(peer, expected,
+                      "Of many messages at once some are lost or broken. A piece may hold the end "
+                      "of one frame and the beginning of the next.");
         }
     }
 
@@ -282,8 +287,8 @@ TEST_CASE("4") {
     second.send(kRequest + masked(Opcode::text, "early"));
     must_first(hears(second) && second.receive_until("\r\n\r\n") == kResponse,
                "A second client's handshake is not answered when a frame follows it at once.");
-    must_first(hears(second), "The piece with the request's last byte may hold the beginning of a "
-                              "frame, too. Here it is lost.");
-    must(second.text() == "early", "The first frame behind a handshake is broken.");
+    must_hear(second, "early",
+              "The piece with the request's last byte may hold the beginning of a frame, too. Here "
+              "it is lost.");
     must(largest_recv(server.out()) <= 7, "Some recv() takes more than 7 bytes.");
 }
