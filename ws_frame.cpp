@@ -207,7 +207,7 @@ std::string_view Decoder::frame_payload() const {
 
 Decoder::Event Decoder::feed(std::string_view& input) {
     if (code_ != 0) return Event::violation;
-    if (ended_) begin_frame();
+    if (ended_) begin_frame(!input.empty());
     while (header_.bytes.size() < header_bytes_) {
         if (input.empty()) return Event::need_more;
         const Byte byte = static_cast<Byte>(input.front());
@@ -223,11 +223,13 @@ Decoder::Event Decoder::feed(std::string_view& input) {
     return header_.fin ? Event::message : Event::fragment;
 }
 
-void Decoder::begin_frame() {
+// The memory of a message serves the next one, when that follows at once; else it is given back.
+void Decoder::begin_frame(bool follows_at_once) {
     const bool message_ended = header_.fin && !is_control();
     if (message_ended) {
         message_opcode_ = Opcode::continuation;
-        std::string().swap(message_);  // gives its memory back
+        message_.clear();
+        if (!follows_at_once) std::string().swap(message_);
         text_ = {};
     }
     ended_ = false;

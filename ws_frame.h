@@ -100,12 +100,12 @@ public:
     std::uint16_t code() const { return code_; }         // of the violation
     std::string_view reason() const { return reason_; }  // of the violation, a literal
 
-    // Bytes of memory taken for a message whose end has not come.
+    // Bytes of memory taken for the message whose end has not come.
     std::size_t held() const { return message_.capacity(); }
 
 private:
     bool is_control() const { return header_.opcode >= Opcode::close; }
-    void begin_frame();
+    void begin_frame(bool follows_at_once);
 
     // These return false when the protocol was broken.
     bool broken(std::string_view reason, std::uint16_t code = kProtocolError);
