@@ -214,8 +214,6 @@ TEST_CASE("2") {
          "directly behind the key, with nothing between?");
 }
 
-// --- 4 -------------------------------------------------------------------------------------------
-
 namespace {
 
 // Whether the peer is sent something. No right server needs a second for it; a crowded machine may.
@@ -230,6 +228,58 @@ void must_hear(Peer& peer, const std::string& text, const std::string& otherwise
     must_first(opcode == Opcode::text && frame.payload == text,
                otherwise + " (This came: " + describe(frame.header, opcode, frame.payload) + ".)");
 }
+
+void must_shake_hands(Peer& peer, const std::string& otherwise) {
+    peer.send(kRequest);
+    must_first(hears(peer), otherwise + " (Nothing came.)");
+    const std::string response = peer.receive_until("\r\n\r\n");
+    must_first(response == kResponse,
+               otherwise + " (This came: " + response.substr(0, response.find("\r\n")) + ".)");
+}
+
+// Each of them says something, and each hears it.
+void must_chat(std::vector<Peer*> peers, const std::string& otherwise) {
+    for (Peer* speaker : peers) {
+        const std::string text = "from port " + std::to_string(speaker->port());
+        speaker->send_frame(Opcode::text, text);
+        for (Peer* listener : peers) must_hear(*listener, text, otherwise);
+    }
+}
+
+}  // namespace
+
+// --- 3 -------------------------------------------------------------------------------------------
+
+TEST_CASE("3") {
+    must_first(read_file("server.cpp").find("fd_set kept") != std::string::npos,
+               "There is no `fd_set kept` in server.cpp. Begin with: "
+               "patch -p1 < tests/exercises/03-kept-set/begin.patch");
+    Server server;
+    Peer first(server);
+    must_shake_hands(first, "Not even the first client's request is answered.");
+    must_chat({&first}, "One client alone does not hear itself.");
+    Peer second(server);
+    must_shake_hands(second, "The first client is in and chats. The second one connects after it, "
+                             "and its request is never answered. In the last round select() found "
+                             "the first client ready and nobody else: what is left in the set?");
+    Peer third(server);
+    must_shake_hands(third, "A third client's request is never answered.");
+    must_chat({&first, &second, &third},
+              "Three clients are in, but not each hears what another says. Who was not ready in "
+              "one round must be asked again in the next.");
+    second.send(masked(Opcode::close, ""));
+    second.receive_all();
+    second.close();
+    must_chat({&first, &third}, "One of three has left, and the others are not heard any more.");
+    Peer fourth(server);
+    must_shake_hands(fourth, "One has left, and a newcomer gets its descriptor. Its request is "
+                             "never answered.");
+    must_chat({&first, &third, &fourth}, "Not each hears the newcomer.");
+}
+
+// --- 4 -------------------------------------------------------------------------------------------
+
+namespace {
 
 // The largest number in the lines "recv 4: 12 bytes" of --trace.
 long largest_recv(const std::string& trace) {
