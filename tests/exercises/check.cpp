@@ -342,3 +342,87 @@ TEST_CASE("4") {
               "it is lost.");
     must(largest_recv(server.out()) <= 7, "Some recv() takes more than 7 bytes.");
 }
+
+// --- 6 -------------------------------------------------------------------------------------------
+
+namespace {
+
+// The number by which the server knows a peer: its line "connect client 4 from 127.0.0.1:51234".
+std::string descriptor_of(Server& server, const Peer& peer) {
+    const std::string place = " from 127.0.0.1:" + std::to_string(peer.port()) + "\n";
+    const std::string lines = server.wait_for(place);
+    const std::size_t end = lines.rfind(place);
+    const std::size_t start = lines.rfind(' ', end - 1) + 1;
+    return lines.substr(start, end - start);
+}
+
+struct Member {
+    Peer peer;
+    std::string joined{};
+    std::string left{};
+
+    explicit Member(Server& server) : peer(server) {
+        must_shake_hands(peer, "A handshake is not answered as before.");
+        joined = '[' + descriptor_of(server, peer) + " joined]";
+        left = '[' + descriptor_of(server, peer) + " left]";
+    }
+};
+
+}  // namespace
+
+TEST_CASE("6") {
+    Server server({"--trace"});
+    Member first(server);
+    must_hear(first.peer, first.joined,
+              "The first one should hear \"" + first.joined + "\", behind the server's response.");
+    Member second(server);
+    for (Member* member : {&first, &second}) {
+        must_hear(member->peer, second.joined,
+                  "When a second one joins, both should hear \"" + second.joined + "\".");
+    }
+    must_chat({&first.peer, &second.peer}, "A message should come once, and nothing else.");
+
+    second.peer.send(masked(Opcode::close, ""));
+    must_hear(first.peer, second.left, "One sends Close: the other should hear \"" + second.left +
+                                           "\".");
+    must(second.peer.closed_with() == kNoCode && second.peer.receive_all().empty(),
+         "Who sends Close should get its Close back and nothing else.");
+    second.peer.close();
+    must_chat({&first.peer}, "\"" + second.left + "\" should come once.");
+
+    Member third(server);
+    for (Member* member : {&first, &third}) must_hear(member->peer, third.joined, "Who joined?");
+    third.peer.shut_down_sending();
+    must_hear(first.peer, third.left, "One ends its connection without Close (a window is closed, "
+                                      "a computer switched off): the other should hear it.");
+    Member fourth(server);
+    for (Member* member : {&first, &fourth}) must_hear(member->peer, fourth.joined, "Who joined?");
+    fourth.peer.reset_now();
+    must_hear(first.peer, fourth.left, "One resets its connection: the other should hear it.");
+
+    {
+        Peer refused(server);
+        refused.send("GET / HTTP/1.1\r\n\r\n");
+        refused.receive_all();
+        const Peer silent(server);
+        server.wait_for(" from 127.0.0.1:" + std::to_string(silent.port()));
+    }
+    must_chat({&first.peer},
+              "Who never shook hands has never joined, and its end is no news for anybody.");
+
+    // Dropped while flushing: it does not take what waits for it, and not the answer to its Ping. So
+    // the server does not read from it, and only send() sees that its connection was reset.
+    Member deaf(server);
+    for (Member* member : {&first, &deaf}) must_hear(member->peer, deaf.joined, "Who joined?");
+    const std::string large(4 << 20, 'x');
+    first.peer.send_frame(Opcode::text, large);
+    must_first(first.peer.text() == large, "A long message does not come back as before.");
+    deaf.peer.send_frame(Opcode::ping, "");
+    server.wait_for("| FIN ping");
+    deaf.peer.reset_now();
+    must_hear(first.peer, deaf.left,
+              "A client that does not read resets its connection. send() notices it, in flush(), and "
+              "the client is dropped there: \"" + deaf.left + "\" should come in that same round. "
+              "Who had been flushed by then?");
+    must_chat({&first.peer}, "\"" + deaf.left + "\" should come once.");
+}
