@@ -532,7 +532,7 @@ private:
     void welcome(Client client, const std::string& address) {
         say({"connect client ", std::to_string(client.fd), " from ", address});
         if (client.fd >= slots - kRefusalSlots) {
-            refuse(client, refusal("503 Service Unavailable", "no slot left"));
+            refuse(client, refusal("", "503 Service Unavailable", "no slot left"));
         }
         if (client.fd < slots) {
             sockets.emplace(client.fd, std::move(client));
@@ -683,7 +683,7 @@ private:
         if (client.state != State::open) return drop(client, "");
         if (!client.handshake) {
             const std::string why = "no complete request within " + seconds(kHandshakeTime);
-            return refuse(client, refusal("408 Request Timeout", why));
+            return refuse(client, refusal(client.request, "408 Request Timeout", why));
         }
         if (client.pinged) return drop(client, "silent for " + seconds(kDropAfter));
         send_frame(client, Opcode::ping, "");

@@ -174,10 +174,8 @@ static bool is_ascii(std::string_view block) {
 bool Utf8::complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
 
 bool Utf8::feed(std::string_view bytes) {
-    while (!bytes.empty()) {
-        const std::string_view block = bytes.substr(0, kBlock);
-        if (!feed_block(block)) return false;
-        bytes.remove_prefix(block.size());
+    for (std::size_t at = 0; at < bytes.size(); at += kBlock) {
+        if (!feed_block(bytes.substr(at, kBlock))) return false;
     }
     return true;
 }

@@ -133,21 +133,23 @@ std::string accept_key(std::string_view key) {
 
 Response answer(std::string_view request) {
     const auto hosts = values_of(request, "Host");
-    if (hosts.empty()) return refusal(kBadRequest, "no Host");
-    if (hosts.size() > 1) return refusal(kBadRequest, "more than one Host");
+    if (hosts.empty()) return refusal(request, kBadRequest, "no Host");
+    if (hosts.size() > 1) return refusal(request, kBadRequest, "more than one Host");
     const bool is_host = hosts[0].find_first_of(" \t/?#@") == request.npos;
-    if (!is_host) return refusal(kBadRequest, "malformed Host");
-    if (!request.starts_with("GET ")) return refusal(kNotAllowed, "a WebSocket is opened with GET");
+    if (!is_host) return refusal(request, kBadRequest, "malformed Host");
+    const bool get = request.starts_with("GET ");
+    if (!get) return refusal(request, kNotAllowed, "a WebSocket is opened with GET");
     const bool upgrade = has_token(request, "Upgrade", "websocket") &&
                          has_token(request, "Connection", "Upgrade");
-    if (!upgrade) return refusal(kUpgradeRequired, "to chat, open web/index.html in a browser");
+    constexpr std::string_view hint = "to chat, open web/index.html in a browser";
+    if (!upgrade) return refusal(request, kUpgradeRequired, hint);
     const auto versions = values_of(request, "Sec-WebSocket-Version");
     const bool spoken = versions.size() == 1 && versions[0] == "13";
-    if (!spoken) return refusal(kUpgradeRequired, "Sec-WebSocket-Version is not 13");
+    if (!spoken) return refusal(request, kUpgradeRequired, "Sec-WebSocket-Version is not 13");
     const bool has_key = !values_of(request, "Sec-WebSocket-Key").empty();
-    if (!has_key) return refusal(kBadRequest, "no Sec-WebSocket-Key");
+    if (!has_key) return refusal(request, kBadRequest, "no Sec-WebSocket-Key");
     const auto key = get_key(request);
-    if (!key) return refusal(kBadRequest, "Sec-WebSocket-Key is not one base64 of 16 bytes");
+    if (!key) return refusal(request, kBadRequest, "Sec-WebSocket-Key is not base64 of 16 bytes");
     const std::string text =
         "HTTP/1.1 101 Switching Protocols\r\n"
         "Upgrade: websocket\r\n"
@@ -156,7 +158,7 @@ Response answer(std::string_view request) {
     return {.accepted = true, .text = text, .reason = ""};
 }
 
-Response refusal(std::string_view status, std::string_view why) {
+Response refusal(std::string_view request, std::string_view status, std::string_view why) {
     const std::string body = std::string(why) + "\n";
     std::string text = "HTTP/1.1 " + std::string(status) + "\r\n";
     if (status == kNotAllowed) text += "Allow: GET\r\n";
@@ -165,39 +167,23 @@ Response refusal(std::string_view status, std::string_view why) {
     text += "Content-Type: text/plain; charset=utf-8\r\n";
     text += "Content-Length: " + std::to_string(body.size()) + "\r\n";
     text += upgrade ? "Connection: Upgrade, close\r\n" : "Connection: close\r\n";
-    text += "\r\n" + body;
+    text += "\r\n";
+    if (!request.starts_with("HEAD ")) text += body;  // RFC 9110 9.3.2: HEAD wants no body
     const std::string reason = std::string(status) + ": " + std::string(why);
     return {.accepted = false, .text = text, .reason = reason};
 }
 
-// The response to the byte that has just come; nothing when more must come.
-static std::optional<Response> check_request(std::string_view request) {
-    const std::string_view wrong = check_last_byte(request);
-    if (!wrong.empty()) return refusal(kBadRequest, wrong);
-    if (request.ends_with("\r\n\r\n")) return answer(request);
-    return std::nullopt;
-}
-
-// The response to a request that goes on behind kMaxRequestBytes.
-static Response too_long(std::string_view request) {
-    if (!request.starts_with("GET ")) return answer(request);
-    return refusal(kTooLarge, "over 8 KiB of header");
-}
-
 std::optional<Response> take_request(std::string& request, std::string_view& input) {
-    std::optional<Response> response;
-    while (!response && !input.empty()) {
-        if (request.size() == kMaxRequestBytes) {
-            response = too_long(request);
-        } else {
-            request += input.front();
-            input.remove_prefix(1);
-            response = check_request(request);
-        }
+    while (!input.empty()) {
+        const bool full = request.size() == kMaxRequestBytes;
+        const bool get = request.starts_with("GET ");
+        if (full && get) return refusal(request, kTooLarge, "over 8 KiB of header");
+        if (full) return answer(request);
+        request += input.front();
+        input.remove_prefix(1);
+        const std::string_view wrong = check_last_byte(request);
+        if (!wrong.empty()) return refusal(request, kBadRequest, wrong);
+        if (request.ends_with("\r\n\r\n")) return answer(request);
     }
-    // RFC 9110 9.3.2: the response to HEAD has the header of a response, and ends there.
-    if (response && request.starts_with("HEAD ")) {
-        response->text.resize(response->text.find("\r\n\r\n") + 4);
-    }
-    return response;
+    return std::nullopt;
 }

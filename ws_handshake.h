@@ -25,9 +25,9 @@ std::string accept_key(std::string_view key);
 // The answer to a request that ends with its blank line: 101, or the first refusal that applies.
 Response answer(std::string_view request);
 
-// A complete HTTP response that turns the client away. `status` is code and phrase, as in "400 Bad
-// Request"; `why` becomes the body.
-Response refusal(std::string_view status, std::string_view why);
+// A complete HTTP response that turns the client away. `request` is what has come of its request,
+// `status` is code and phrase, as in "400 Bad Request"; `why` becomes the body.
+Response refusal(std::string_view request, std::string_view status, std::string_view why);
 
 // Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to
 // its blank line; what is left in `input` are frames. The response comes as soon as it is known:

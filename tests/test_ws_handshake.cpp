@@ -337,7 +337,7 @@ TEST_CASE("frames glued to the request stay in the input, a request cut short wa
 TEST_CASE("RFC 9110: a refusal is a complete HTTP response") {
     for (const std::string_view status : {"400 Bad Request", "405 Method Not Allowed", "408 Request Timeout",
                                           "426 Upgrade Required", "503 Service Unavailable"}) {
-        const Response response = refusal(status, "the reason");
+        const Response response = refusal("GET / HT", status, "the reason");
         check_refusal(response);
         CHECK(response.text.starts_with(std::string("HTTP/1.1 ").append(status).append("\r\n")));
         CHECK(response.text.ends_with("\r\n\r\nthe reason\n"));
