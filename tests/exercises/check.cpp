@@ -1,6 +1,7 @@
 // Whether an exercise is solved, one case for each. What is missing is said in a student's words.
 // The student's files and the server are found from the current directory: see run.sh.
 #include <doctest/doctest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <array>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <random>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -425,4 +427,122 @@ TEST_CASE("6") {
               "the client is dropped there: \"" + deaf.left + "\" should come in that same round. "
               "Who had been flushed by then?");
     must_chat({&first.peer}, "\"" + deaf.left + "\" should come once.");
+}
+
+// --- 8 -------------------------------------------------------------------------------------------
+
+namespace {
+
+constexpr std::size_t kCrowd = 4000;
+
+void use_server(const std::string& path) { setenv("SERVER", path.c_str(), 1); }
+
+// The line in which a server that was built with -fsanitize says where it made a mistake, when it
+// has ended because of one.
+std::string last_line(Server& server) {
+    try {
+        wait_until("the server ends", [&] { return server.ended(); });
+    } catch (const std::runtime_error&) {
+        return "";
+    }
+    const std::string text = server.err();
+    const std::size_t start = text.rfind("SUMMARY");
+    if (start == text.npos) return "The server has ended.";
+    return "The server has ended: " + text.substr(start, text.find('\n', start) - start);
+}
+
+// Lets more peers in, until there are so many.
+void crowd(Server& server, std::vector<Peer>& peers, std::size_t count) {
+    while (peers.size() < count) {
+        Peer& peer = peers.emplace_back(server);
+        const bool answered = peer.try_send(kRequest) && hears(peer);
+        const std::string response = answered ? peer.receive_until("\r\n\r\n") : "";
+        if (response == kResponse) continue;
+        FAIL("Client " << peers.size() << " is not let in. "
+             << (response.empty() ? last_line(server) : response.substr(0, response.find("\r\n"))));
+    }
+}
+
+// Microseconds for a Ping and its Pong beside so many others, who are silent: what a round costs.
+// The best of three times.
+double round_trip(std::size_t others) {
+    constexpr int kPings = 500;
+    Server server({"--quiet"});
+    std::vector<Peer> idle;
+    crowd(server, idle, others);
+    Peer peer(server);
+    must_shake_hands(peer, "One more is not let in.");
+    const std::string ping = masked(Opcode::ping, "");
+    double best = 0;
+    for (int run = 0; run < 3; ++run) {
+        const auto start = Clock::now();
+        for (int i = 0; i < kPings; ++i) {
+            peer.send(ping);
+            must_first(peer.receive(2).size() == 2, "A Ping is not answered.");
+        }
+        const std::chrono::duration<double, std::micro> time = Clock::now() - start;
+        if (run == 0 || time.count() / kPings < best) best = time.count() / kPings;
+    }
+    return best;
+}
+
+}  // namespace
+
+// SELECT_SERVER is the server as it was when it called pselect(), STRICT_SERVER the server of the
+// working tree, built so that a wrong index or a wild pointer ends it.
+TEST_CASE("8") {
+    const bool beside = read_file("server.cpp").find("pselect(highest") == std::string::npos;
+    const std::string with_select = std::getenv("SELECT_SERVER");
+    const std::string with_poll = server_path();
+    std::printf("A Ping and its Pong, in microseconds, beside so many silent clients:\n");
+    std::printf("  clients   select()%s\n", beside ? "    poll()" : "");
+    for (const std::size_t others : {std::size_t{10}, std::size_t{100}, std::size_t{900}}) {
+        std::printf("  %7zu", others);
+        use_server(with_select);
+        if (std::ifstream(with_select).good()) std::printf("  %9.1f", round_trip(others));
+        else std::printf("          ?");
+        use_server(with_poll);
+        if (beside) std::printf(" %9.1f", round_trip(others));
+        std::printf("\n");
+        std::fflush(stdout);
+    }
+
+    rlimit files{};
+    getrlimit(RLIMIT_NOFILE, &files);
+    must_first(files.rlim_cur > kCrowd + 100,
+               "Your system does not allow so many open files: `ulimit -Hn` says " +
+                   std::to_string(files.rlim_cur) + ", and 4100 are needed. See the page.");
+    use_server(std::getenv("STRICT_SERVER"));
+    Server server({"--quiet"});
+    std::vector<Peer> peers;
+    crowd(server, peers, kCrowd);
+    for (const std::size_t speaker : {std::size_t{0}, kCrowd / 2, kCrowd - 1}) {
+        const std::string text = "from client " + std::to_string(speaker + 1);
+        peers[speaker].send_frame(Opcode::text, text);
+        for (Peer& peer : peers) {
+            must_hear(peer, text, "All are in, but not all hear what one says.");
+        }
+    }
+    for (std::size_t i = 0; i < kCrowd; i += 2) peers[i].close();
+    peers[kCrowd - 1].send_frame(Opcode::text, "still here");
+    for (std::size_t i = 1; i < kCrowd; i += 2) {
+        must_hear(peers[i], "still here", "Half of them have left, and the others do not chat.");
+    }
+    peers.clear();
+
+    // Descriptors are still limited, if not by FD_SETSIZE.
+    Server small({"--quiet"}, [] {
+        const rlimit few{64, 64};
+        setrlimit(RLIMIT_NOFILE, &few);
+    });
+    for (int i = 0; i < 64; ++i) peers.emplace_back(small).send(kRequest);
+    std::size_t in = 0;
+    for (Peer& peer : peers) {
+        must_first(hears(peer), "With `ulimit -n 64` some get no answer at all.");
+        if (peer.receive_until("\r\n\r\n") == kResponse) ++in;
+    }
+    must(in >= 30 && in < 64, "With `ulimit -n 64` not those many are let in who can be, and the "
+                              "others refused with 503: " + std::to_string(in) + " of 64 are in.");
+    use_server(with_poll);
+    if (beside) std::printf("4000 clients:  %9.1f\n", round_trip(kCrowd));
 }
