@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <map>
 #include <optional>
@@ -18,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "../../ws_frame.h"
@@ -231,8 +233,10 @@ void must_hear(Peer& peer, const std::string& text, const std::string& otherwise
                otherwise + " (This came: " + describe(frame.header, opcode, frame.payload) + ".)");
 }
 
-void must_shake_hands(Peer& peer, const std::string& otherwise) {
-    peer.send(kRequest);
+void must_shake_hands(Peer& peer, const std::string& otherwise,
+                      const std::string& target = "/chat") {
+    const std::string_view fields = std::string_view(kRequest).substr(kRequest.find(" HTTP/1.1"));
+    peer.send("GET " + target + std::string(fields));
     must_first(hears(peer), otherwise + " (Nothing came.)");
     const std::string response = peer.receive_until("\r\n\r\n");
     must_first(response == kResponse,
@@ -247,6 +251,8 @@ void must_chat(std::vector<Peer*> peers, const std::string& otherwise) {
         for (Peer* listener : peers) must_hear(*listener, text, otherwise);
     }
 }
+
+void must_hear_self(Peer& peer, const std::string& otherwise) { must_chat({&peer}, otherwise); }
 
 }  // namespace
 
@@ -429,6 +435,85 @@ TEST_CASE("6") {
     must_chat({&first.peer}, "\"" + deaf.left + "\" should come once.");
 }
 
+// --- 7 -------------------------------------------------------------------------------------------
+
+namespace {
+
+// Whether it becomes true, with the patience of wait_until().
+bool becomes(const std::function<bool()>& condition) {
+    try {
+        wait_until("a condition of an exercise", condition);
+        return true;
+    } catch (const std::runtime_error&) {
+        return false;
+    }
+}
+
+}  // namespace
+
+TEST_CASE("7") {
+    Server server;
+    Peer red(server);
+    Peer blue(server);
+    const std::vector<std::pair<Peer*, std::string>> places{{&red, "/red"}, {&blue, "/blue?x=1"}};
+    for (const auto& [peer, target] : places) {
+        must_shake_hands(*peer, "A handshake is not answered as before.", target);
+        const std::string start = "shakeHands " + descriptor_of(server, *peer);
+        server.wait_for(start);
+        const auto printed = [&] {
+            return server.out().find('\n', server.out().find(start)) != std::string::npos;
+        };
+        must_first(becomes(printed), "The line \"" + start + "\" does not end.");
+        const std::string line = start + " in " + target;
+        must_first(server.out().find(line + "\n") != std::string::npos,
+                   "Step 1: the server does not print \"" + line + "\".");
+    }
+    std::printf("Step 1 is done.\n");
+
+    Peer other_red(server);
+    must_shake_hands(other_red, "A second one is not let into a room.", "/red");
+    const std::string both = "Step 2: two are in the same room, and not each hears the other.";
+    must_chat({&red, &other_red}, both);
+    must_hear_self(blue, "Step 2: what is said in one room is heard in another.");
+    must_chat({&red, &other_red}, "Step 2: what is said in one room is heard in another.");
+    must(server.wait_for("send file").find(" to 2 clients") != std::string::npos,
+         "The line \"send file ...\" should name the number of those in the room.");
+
+    // The answer to one alone, its Pong, stands between the messages of its room.
+    blue.send(masked(Opcode::ping, "p") + masked(Opcode::text, "behind"));
+    must(blue.receive(3) == "\x8A\x01p", "The Pong to somebody in a room does not come first.");
+    must_hear(blue, "behind", "A message behind a Ping does not come.");
+
+    // A reader who does not read holds its own room, at the most.
+    const std::string large(8 << 20, 'x');
+    red.send_frame(Opcode::text, large);
+    must_hear(red, large, "A long message does not come back.");
+    must_hear_self(blue, "Somebody in one room does not read, and another room stands still.");
+    must_hear(other_red, large, "Who reads late does not get all.");
+
+    // A room ends with its last client.
+    red.close();
+    other_red.close();
+    Peer again(server);
+    must_shake_hands(again, "All have left a room, and a newcomer is not let in.", "/red");
+    must_chat({&again}, "All have left a room, and a newcomer does not hear itself there.");
+
+    const long before = server.virtual_bytes();
+    for (int i = 0; i < 200; ++i) {
+        Peer visitor(server);
+        must_shake_hands(visitor, "Visitor " + std::to_string(i + 1) +
+                                      " of 200, each in a room of its own and each gone before the "
+                                      "next, is not let in.",
+                         "/room" + std::to_string(i));
+        visitor.send(masked(Opcode::close, ""));
+        visitor.receive_all();
+    }
+    must(becomes([&] { return server.virtual_bytes() < before + (1L << 30); }),
+         "200 visitors were in 200 rooms and have left, and the server keeps more than a GiB for "
+         "them (`ps -o vsz`). What becomes of an empty room?");
+    must_hear_self(blue, "After all that a room does not chat any more.");
+}
+
 // --- 8 -------------------------------------------------------------------------------------------
 
 namespace {
@@ -440,11 +525,7 @@ void use_server(const std::string& path) { setenv("SERVER", path.c_str(), 1); }
 // The line in which a server that was built with -fsanitize says where it made a mistake, when it
 // has ended because of one.
 std::string last_line(Server& server) {
-    try {
-        wait_until("the server ends", [&] { return server.ended(); });
-    } catch (const std::runtime_error&) {
-        return "";
-    }
+    if (!becomes([&] { return server.ended(); })) return "";
     const std::string text = server.err();
     const std::size_t start = text.rfind("SUMMARY");
     if (start == text.npos) return "The server has ended.";
