@@ -295,8 +295,9 @@ sigset_t block_signals() {
     sigemptyset(&stop);
     for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
         const auto before = signal(number, on_signal);
-        if (number == SIGHUP && before == SIG_IGN) signal(number, SIG_IGN);  // nohup ./server
-        sigaddset(&stop, number);
+        const bool nohup = number == SIGHUP && before == SIG_IGN;  // nohup ./server
+        if (nohup) signal(number, SIG_IGN);
+        else sigaddset(&stop, number);
     }
     sigprocmask(SIG_BLOCK, &stop, &outside);
     for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigdelset(&outside, number);

@@ -259,7 +259,8 @@ TEST_CASE("RFC 9110 9.3.2: the response to HEAD is the same without its body, wh
 }
 
 TEST_CASE("RFC 6455 4.4: versions other than 13: 426 with the one that is spoken") {
-    vary("Sec-WebSocket-Version: 13\r\n", kOtherVersion, {"", "Sec-WebSocket-Version: \r\n", "Version: 13\r\n"});
+    vary("Sec-WebSocket-Version: 13\r\n", kOtherVersion, {"", "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 13\r\n",
+                                                            "Sec-WebSocket-Version: \r\n", "Version: 13\r\n"});
     vary(": 13", kOtherVersion, {": 8", ": 7", ": 0", ": 1", ": 3", ": 12", ": 14", ": 130", ": 113", ": 013",
                                  ": 13.0", ": +13", ": 1 3", ": x"});
 }
