@@ -9,6 +9,7 @@
 CXXFLAGS = -std=c++20 -O3 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ_SECONDS = 30
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 BUILD  = build
 SERVER = server
@@ -42,21 +43,21 @@ $(BUILD)/flags: force
 	@echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' > $@
 
 test: $(SERVER) $(BUILD)/run_tests
-	SERVER=$(abspath $(SERVER)) $(BUILD)/run_tests --test-suite-exclude=slow
+	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite-exclude=slow
 
 test-slow: $(SERVER) $(BUILD)/run_tests
-	SERVER=$(abspath $(SERVER)) $(BUILD)/run_tests --test-suite=slow
+	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=slow
 
 check:
 	$(MAKE) BUILD=build/check SERVER=build/check/server LDFLAGS='$(SANITIZE)' \
-	  CXXFLAGS='-std=c++20 -O1 -g -Wall -Wextra $(SANITIZE)' test
+	  CXXFLAGS='-std=c++20 -O1 -g -Wall -Wextra -D_GLIBCXX_DEBUG $(SANITIZE)' test
 
 fuzz: $(BUILD)/fuzz_handshake $(BUILD)/fuzz_frame
 	$(BUILD)/fuzz_handshake -max_total_time=$(FUZZ_SECONDS) -max_len=16384
 	$(BUILD)/fuzz_frame -max_total_time=$(FUZZ_SECONDS) -max_len=4096
 
 bench: $(SERVER) $(BUILD)/bench
-	SERVER=$(abspath $(SERVER)) $(BUILD)/bench
+	SERVER='$(SERVER)' $(BUILD)/bench
 
 exercise: $(SERVER) $(BUILD)/exercises/check
 	@tests/exercises/run.sh $(N)
@@ -66,8 +67,8 @@ exercises: $(SERVER) $(BUILD)/exercises/check
 
 deps:
 	@command -v apt-get >/dev/null || { echo 'install doctest (its header as doctest/doctest.h) and Chromium'; exit 1; }
-	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update
-	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y doctest-dev chromium
+	$(SUDO) apt-get update
+	$(SUDO) apt-get install -y --no-install-recommends doctest-dev chromium php-cli patch strace
 
 clean:
 	rm -rf server build

@@ -93,18 +93,6 @@ bool server_is_sanitized() {
     return sanitized;
 }
 
-int free_port() {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    expect(fd >= 0 && bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0, "bind");
-    getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-    ::close(fd);
-    return ntohs(address.sin_port);
-}
-
 void raise_descriptor_limit() {
     rlimit files{};
     getrlimit(RLIMIT_NOFILE, &files);
@@ -119,6 +107,48 @@ void wait_until(const char* what, const std::function<bool()>& condition) {
         poll(nullptr, 0, milliseconds(kSlice));
     }
 }
+
+// The inodes of the sockets that a process has open: links like "socket:[4711]".
+static std::vector<std::string> sockets_of(pid_t pid) {
+    std::vector<std::string> inodes;
+    std::error_code gone;  // a descriptor may be closed while we look
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/fd", gone)) {
+        const std::string target = std::filesystem::read_symlink(entry, gone).string();
+        if (target.starts_with("socket:[")) inodes.push_back(target.substr(8, target.size() - 9));
+    }
+    return inodes;
+}
+
+int listening_port(const Process& process) {
+    int port = 0;
+    wait_until("the process listens", [&] {
+        const std::vector<std::string> inodes = sockets_of(process.pid());
+        std::ifstream table("/proc/net/tcp");
+        for (std::string line; std::getline(table, line);) {
+            std::istringstream fields(line);  // sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode
+            const std::vector<std::string> field{std::istream_iterator<std::string>(fields), {}};
+            const bool listens = field.size() > 9 && field[3] == "0A";
+            if (!listens || std::ranges::find(inodes, field[9]) == inodes.end()) continue;
+            port = std::stoi(field[1].substr(field[1].find(':') + 1), nullptr, 16);
+        }
+        if (process.ended()) fail("the process has ended");
+        return port != 0;
+    });
+    return port;
+}
+
+SilentPort::SilentPort() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    fd_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    expect(fd_ >= 0 && bind(fd_, reinterpret_cast<sockaddr*>(&address), size) == 0, "bind");
+    getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
+    number_ = ntohs(address.sin_port);
+}
+
+SilentPort::~SilentPort() { ::close(fd_); }
 
 // --- Process ---------------------------------------------------------------------------------------------------------
 
@@ -439,18 +469,6 @@ void Peer::close() {
 }
 
 // --- and the rest ----------------------------------------------------------------------------------------------------
-
-Peer knock(int port) {
-    std::vector<Peer> peer;
-    wait_until("somebody listens", [&] {
-        try {
-            return peer.emplace_back(port), true;
-        } catch (const std::runtime_error&) {
-            return false;
-        }
-    });
-    return std::move(peer.front());
-}
 
 std::vector<Peer> join(const Server& server, std::size_t count) {
     std::vector<Peer> peers;

@@ -22,7 +22,6 @@ extern const std::string kResponse;  // and the answer to it
 
 std::string server_path();      // SERVER in the environment, or ./server
 bool server_is_sanitized();     // the memory that it takes is not its own then
-int free_port();                // one that nobody listens on
 void raise_descriptor_limit();  // of this process and its children, as far as is allowed
 
 // Until `condition` holds; throws past the deadline. For what the system says only when it is asked.
@@ -55,6 +54,22 @@ private:
     int out_fd_ = -1, err_fd_ = -1;
     bool reading_ = true;
     std::string out_, err_;
+};
+
+// The TCP port on which the process listens: for servers whose output nobody can read.
+int listening_port(const Process& process);
+
+// A TCP port of 127.0.0.1 on which nobody listens, and nobody else can while this object lives.
+class SilentPort {
+public:
+    SilentPort();
+    ~SilentPort();
+    SilentPort(const SilentPort&) = delete;
+    SilentPort& operator=(const SilentPort&) = delete;
+    int number() const { return number_; }
+
+private:
+    int fd_ = -1, number_ = 0;
 };
 
 // The real ./server on a free port of 127.0.0.1.
@@ -121,8 +136,6 @@ private:
     std::size_t at_ = 0;  // of this looked at
     Decoder decoder_{Decoder::Role::client};
 };
-
-Peer knock(int port);  // until somebody listens there
 
 // So many peers, all in the chat.
 std::vector<Peer> join(const Server& server, std::size_t count);
