@@ -760,3 +760,70 @@ TEST_CASE("8") {
     use_server(with_poll);
     if (beside) std::printf("4000 clients:  %9.1f\n", round_trip(kCrowd));
 }
+
+// --- 9 -------------------------------------------------------------------------------------------
+
+namespace {
+
+std::size_t count(const std::string& text, const std::string& part) {
+    std::size_t found = 0;
+    for (std::size_t at = text.find(part); at != text.npos; at = text.find(part, at + 1)) ++found;
+    return found;
+}
+
+// The first line that begins so, from its `skip`th on, when it has come; else nothing.
+std::string printed_line(Server& server, const std::string& beginning, std::size_t skip = 0) {
+    const std::string& text = server.out();
+    std::size_t start = text.find(beginning);
+    for (; skip > 0 && start != text.npos; --skip) start = text.find(beginning, start + 1);
+    if (start == text.npos) return "";
+    const std::size_t end = text.find('\n', start);
+    return end == text.npos ? "" : text.substr(start, end - start);
+}
+
+}  // namespace
+
+TEST_CASE("9") {
+    constexpr std::size_t kLarge = 4 << 20;
+    Server server;
+    Peer reader(server);
+    Peer slow(server);
+    for (Peer* peer : {&reader, &slow}) must_shake_hands(*peer, "A handshake is not answered.");
+    // Without that its buffer in the kernel would grow when it reads, and take the second message.
+    const int bytes = 64 * 1024;
+    setsockopt(slow.fd(), SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
+    const std::string number = descriptor_of(server, slow);
+    const std::string slow_line = "slow client " + number + ": ";
+    const std::string fine_line = "caught up client " + number;
+    const std::string large(kLarge, 'x');
+
+    for (const std::size_t time : {0U, 1U}) {
+        const std::string again = time == 0 ? "" : "A second time: ";
+        reader.send_frame(Opcode::text, large);
+        must_hear(reader, large, again + "Who reads does not get a long message.");
+        // Nobody says anything more: nothing but a deadline makes select() return.
+        must_first(becomes([&] { return !printed_line(server, slow_line, time).empty(); }),
+                   again + "A client does not read, 4 MiB wait for it, and nobody says anything "
+                   "else. The line \"" + slow_line + "... bytes wait\" should come after two "
+                   "seconds; it does not come in twenty. Which calls of select() can it come from?");
+        const std::string line = printed_line(server, slow_line, time);
+        const std::size_t waits = std::strtoul(line.c_str() + slow_line.size(), nullptr, 10);
+        must(line == slow_line + std::to_string(waits) + " bytes wait",
+             again + "The line should be \"" + slow_line + "... bytes wait\" and is \"" + line +
+                 "\".");
+        must(waits > kLarge / 2 && waits <= kLarge + 10,
+             again + "Of the 4 MiB a part is in the buffers of the kernel, and the rest waits. It is "
+             "not " + std::to_string(waits) + " bytes.");
+        must_first(printed_line(server, fine_line, time).empty(),
+                   again + "Who has taken nothing has not caught up.");
+        must_hear_self(reader, again + "Who reads does not chat any more.");
+
+        must_hear(slow, large, again + "Who reads late does not get all that waits for it.");
+        must_first(slow.text() != "", again + "Who reads late does not get all that waits for it.");
+        must_first(becomes([&] { return !printed_line(server, fine_line, time).empty(); }),
+                   again + "Now it has read everything. The line \"" + fine_line + "\" should come.");
+        must(count(server.out(), slow_line) == time + 1, again + "The line \"" + slow_line +
+                                                             "...\" should come once.");
+    }
+    must(count(server.out(), "slow client ") == 2, "Somebody who reads is called slow.");
+}
