@@ -115,7 +115,9 @@ std::string hex(std::string_view bytes) {
 struct Draw {
     std::mt19937 numbers;
 
-    std::uint32_t below(std::uint32_t limit) { return static_cast<std::uint32_t>(numbers()) % limit; }
+    std::uint32_t below(std::uint32_t limit) {
+        return static_cast<std::uint32_t>(numbers()) % limit;
+    }
     bool coin() { return below(2) == 1; }
     std::string word(std::size_t size) {
         std::string text;
@@ -162,8 +164,9 @@ TEST_CASE("1") {
                          static_cast<unsigned char>(draw.below(256))};
     const std::string first = encode(opcode, payload, fin, key);
     const std::uint64_t length = 126 + draw.below(60'000);
-    const bool masked = draw.coin();
-    const std::optional<MaskingKey> second_key = masked ? std::optional(key) : std::nullopt;
+    const bool from_client = draw.coin();
+    const std::optional<MaskingKey> second_key =
+        from_client ? std::optional(key) : std::nullopt;
     const std::string second = make_header(Opcode::text, length, true, second_key).bytes;
 
     std::printf("Frame A, from a browser:        %s\n", hex(first).c_str());
@@ -180,10 +183,11 @@ TEST_CASE("1") {
          "It is the lower seven bits of the second byte, in decimal."},
         {"A key", hex(key_bytes), "It is the four bytes behind the length, as they are printed."},
         {"A payload", payload, "XOR the bytes behind the key with the key's bytes, one by one."},
-        {"B mask", masked ? "1" : "0", "It is the highest bit of the second byte: 1 or 0."},
+        {"B mask", from_client ? "1" : "0", "It is the highest bit of the second byte: 1 or 0."},
         {"B length", std::to_string(length),
          "126 in the second byte says that the length is in the next two, the higher one first."},
-        {"B from", masked ? "client" : "server", "Only one of the two sides masks what it sends: client or server?"},
+        {"B from", from_client ? "client" : "server",
+         "Only one of the two sides masks what it sends: client or server?"},
     };
     for (const Question& question : questions) ask(answers, question);
 }
@@ -551,8 +555,8 @@ TEST_CASE("6") {
     must_chat({&first.peer},
               "Who never shook hands has never joined, and its end is no news for anybody.");
 
-    // Dropped while flushing: it does not take what waits for it, and not the answer to its Ping. So
-    // the server does not read from it, and only send() sees that its connection was reset.
+    // Dropped while flushing: it does not take what waits for it, and not the answer to its Ping.
+    // So the server does not read from it, and only send() sees that its connection was reset.
     Member deaf(server);
     for (Member* member : {&first, &deaf}) must_hear(member->peer, deaf.joined, "Who joined?");
     const std::string large(4 << 20, 'x');
@@ -562,9 +566,9 @@ TEST_CASE("6") {
     server.wait_for("| FIN ping");
     deaf.peer.reset_now();
     must_hear(first.peer, deaf.left,
-              "A client that does not read resets its connection. send() notices it, in flush(), and "
-              "the client is dropped there: \"" + deaf.left + "\" should come in that same round. "
-              "Who had been flushed by then?");
+              "A client that does not read resets its connection. send() notices it, in flush(), "
+              "and the client is dropped there: \"" + deaf.left + "\" should come in that same "
+              "round. Who had been flushed by then?");
     must_chat({&first.peer}, "\"" + deaf.left + "\" should come once.");
 }
 
@@ -805,15 +809,15 @@ TEST_CASE("9") {
         must_first(becomes([&] { return !printed_line(server, slow_line, time).empty(); }),
                    again + "A client does not read, 4 MiB wait for it, and nobody says anything "
                    "else. The line \"" + slow_line + "... bytes wait\" should come after two "
-                   "seconds; it does not come in twenty. Which calls of select() can it come from?");
+                   "seconds; it does not come in twenty. What can make select() return then?");
         const std::string line = printed_line(server, slow_line, time);
         const std::size_t waits = std::strtoul(line.c_str() + slow_line.size(), nullptr, 10);
         must(line == slow_line + std::to_string(waits) + " bytes wait",
              again + "The line should be \"" + slow_line + "... bytes wait\" and is \"" + line +
                  "\".");
         must(waits > kLarge / 2 && waits <= kLarge + 10,
-             again + "Of the 4 MiB a part is in the buffers of the kernel, and the rest waits. It is "
-             "not " + std::to_string(waits) + " bytes.");
+             again + "Of the 4 MiB a part is in the buffers of the kernel, and the rest waits. "
+             "It is not " + std::to_string(waits) + " bytes.");
         must_first(printed_line(server, fine_line, time).empty(),
                    again + "Who has taken nothing has not caught up.");
         must_hear_self(reader, again + "Who reads does not chat any more.");
@@ -821,7 +825,7 @@ TEST_CASE("9") {
         must_hear(slow, large, again + "Who reads late does not get all that waits for it.");
         must_first(slow.text() != "", again + "Who reads late does not get all that waits for it.");
         must_first(becomes([&] { return !printed_line(server, fine_line, time).empty(); }),
-                   again + "Now it has read everything. The line \"" + fine_line + "\" should come.");
+                   again + "Now it has read all. The line \"" + fine_line + "\" should come.");
         must(count(server.out(), slow_line) == time + 1, again + "The line \"" + slow_line +
                                                              "...\" should come once.");
     }
