@@ -5,6 +5,7 @@
 #               with begin.patch (where there is one), and passes with solution.patch
 # make builds ./server and build/exercises/check first: `make exercise N=4`, `make exercises`.
 set -u
+unset MAKEFLAGS  # the builds here decide for themselves how many jobs they use
 cd "$(dirname "$0")/../.." || exit 2
 root=$(pwd)
 check=$root/build/exercises/check
