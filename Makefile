@@ -1,6 +1,7 @@
 # make            ./server
 # make test       the tests that take less than a minute; make test-slow: those that wait for deadlines
 # make check      all of them under AddressSanitizer and UndefinedBehaviorSanitizer
+# make simulation SECONDS=30 SEED=   random clients against a model, so long for each of four seeds
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
 # make exercise N=4   says whether exercise 4 is solved; make exercises: proves all the checks
 # make bench      server and bare floor under the same load, side by side
@@ -9,6 +10,7 @@
 CXXFLAGS = -std=c++20 -O3 -Wall -Wextra -Wpedantic -Wshadow -Wconversion
 SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=all
 FUZZ_SECONDS = 30
+SECONDS = 30
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 BUILD  = build
@@ -33,6 +35,9 @@ $(BUILD)/fuzz_%: tests/fuzz_%.cpp ws_handshake.cpp ws_frame.cpp sha1.cpp base64.
 	@mkdir -p $(@D)
 	clang++ -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o $@ $^
 
+$(BUILD)/faults.so: tests/faults.cpp $(BUILD)/flags
+	$(CXX) $(CXXFLAGS) -fPIC -shared -o $@ $<
+
 $(BUILD)/%.o: %.cpp $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) -MMD -c -o $@ $<
@@ -42,8 +47,8 @@ $(BUILD)/flags: force
 	@mkdir -p $(@D)
 	@echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' > $@
 
-test: $(SERVER) $(BUILD)/run_tests
-	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite-exclude=slow
+test: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
+	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude=slow
 
 test-slow: $(SERVER) $(BUILD)/run_tests
 	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=slow
@@ -51,6 +56,10 @@ test-slow: $(SERVER) $(BUILD)/run_tests
 check:
 	$(MAKE) BUILD=build/check SERVER=build/check/server LDFLAGS='$(SANITIZE)' \
 	  CXXFLAGS='-std=c++20 -O1 -g -Wall -Wextra -D_GLIBCXX_DEBUG $(SANITIZE)' test
+
+simulation: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
+	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' SECONDS='$(SECONDS)' SEED='$(SEED)' \
+	  $(BUILD)/run_tests --test-suite=simulation
 
 fuzz: $(BUILD)/fuzz_handshake $(BUILD)/fuzz_frame
 	$(BUILD)/fuzz_handshake -max_total_time=$(FUZZ_SECONDS) -max_len=16384
@@ -74,5 +83,5 @@ clean:
 	rm -rf server build
 
 force:
-.PHONY: test test-slow check fuzz bench exercise exercises deps clean force
+.PHONY: test test-slow check simulation fuzz bench exercise exercises deps clean force
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/exercises/*.d)
