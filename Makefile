@@ -16,7 +16,7 @@ SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 BUILD  = build
 SERVER = server
 ROOMS  = $(BUILD)/ws_handshake.o $(BUILD)/ws_frame.o $(BUILD)/sha1.o $(BUILD)/base64.o
-TESTS  = $(patsubst %.cpp,$(BUILD)/%.o,tests/main.cpp tests/harness.cpp $(sort $(wildcard tests/test_*.cpp)))
+TESTS  = $(patsubst %.cpp,$(BUILD)/%.o,tests/main.cpp tests/harness.cpp tests/browser.cpp $(sort $(wildcard tests/test_*.cpp)))
 
 $(SERVER): $(BUILD)/server.o $(ROOMS)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^

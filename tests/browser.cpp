@@ -1,0 +1,446 @@
+#include "browser.h"
+
+#include <doctest/doctest.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <random>
+#include <sstream>
+#include <system_error>
+
+#include "../base64.h"
+#include "../ws_handshake.h"
+
+namespace fs = std::filesystem;
+
+namespace {
+
+[[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what); }
+
+// --- JSON ---------------------------------------------------------------------------------------
+
+void append_utf8(std::string& text, unsigned code) {
+    if (code < 0x80) {
+        text += static_cast<char>(code);
+        return;
+    }
+    int more = 1;  // bytes behind the first
+    if (code >= 0x800) more = 2;
+    if (code >= 0x10000) more = 3;
+    const unsigned marks = 0xFF00u >> (more + 1) & 0xFF;  // as many 1 bits as there are bytes
+    text += static_cast<char>(marks | code >> 6 * more);
+    for (int i = more - 1; i >= 0; --i) text += static_cast<char>(0x80 | (code >> 6 * i & 0x3F));
+}
+
+// The four hexadecimal digits at `at`.
+unsigned unit(const std::string& raw, std::size_t at) {
+    return static_cast<unsigned>(std::stoul(raw.substr(at, 4), nullptr, 16));
+}
+
+// Of \uXXXX whose u stands at `i`, or of two of these that are a surrogate pair.
+// Moves `i` to the last digit.
+unsigned code_point(const std::string& raw, std::size_t& i) {
+    const unsigned first = unit(raw, i + 1);
+    i += 4;
+    if (first < 0xD800 || first > 0xDFFF) return first;
+    const unsigned second = raw.compare(i + 1, 2, "\\u") == 0 ? unit(raw, i + 3) : 0;
+    if (first > 0xDBFF || second < 0xDC00 || second > 0xDFFF) return 0xFFFD;  // half a character
+    i += 6;
+    return 0x10000 + ((first & 0x3FF) << 10) + (second & 0x3FF);
+}
+
+}  // namespace
+
+std::string in_quotes(std::string_view text) {
+    constexpr std::string_view digits = "0123456789abcdef";
+    std::string json = "\"";
+    for (const char c : text) {
+        if (c >= 0 && c < ' ') {
+            json += "\\u00";
+            json += digits[static_cast<std::size_t>(c >> 4)];
+            json += digits[static_cast<std::size_t>(c & 15)];
+        } else {
+            if (c == '"' || c == '\\') json += '\\';
+            json += c;
+        }
+    }
+    return json + '"';
+}
+
+std::vector<Json> Json::items() const {
+    std::vector<Json> found;
+    std::size_t start = 1;
+    int depth = 0;
+    bool in_string = false;
+    for (std::size_t i = 0; i < raw.size(); ++i) {
+        const char c = raw[i];
+        if (in_string && c == '\\') {
+            ++i;
+        } else if (c == '"') {
+            in_string = !in_string;
+        }
+        if (in_string) continue;
+        if (c == '{' || c == '[') ++depth;
+        if (c == '}' || c == ']') --depth;
+        const bool separates = depth == 0 || (depth == 1 && (c == ',' || c == ':'));
+        if (!separates) continue;
+        if (i > start) found.push_back({raw.substr(start, i - start)});
+        start = i + 1;
+    }
+    return found;
+}
+
+Json Json::operator[](std::string_view key) const {
+    const std::string quoted = in_quotes(key);
+    const std::vector<Json> all = items();
+    for (std::size_t i = 0; i + 1 < all.size(); i += 2) {
+        if (all[i].raw == quoted) return all[i + 1];
+    }
+    return {};
+}
+
+std::string Json::text() const {
+    constexpr std::string_view escapes = "bfnrt";
+    constexpr std::string_view meanings = "\b\f\n\r\t";
+    if (!raw.starts_with('"')) return raw;
+    std::string plain;
+    for (std::size_t i = 1; i + 1 < raw.size(); ++i) {
+        if (raw[i] != '\\') {
+            plain += raw[i];
+            continue;
+        }
+        ++i;
+        const std::size_t escape = escapes.find(raw[i]);
+        if (raw[i] == 'u') {
+            append_utf8(plain, code_point(raw, i));
+        } else if (escape != escapes.npos) {
+            plain += meanings[escape];
+        } else {
+            plain += raw[i];
+        }
+    }
+    return plain;
+}
+
+Json object(Members members) {
+    std::string json = "{";
+    for (const auto& [key, value] : members) {
+        if (json.size() > 1) json += ',';
+        json += in_quotes(key) + ":" + value.raw;
+    }
+    return {json + '}'};
+}
+
+// --- Chromium -----------------------------------------------------------------------------------
+
+std::string chromium_path() {
+    const char* given = std::getenv("CHROMIUM");
+    if (given && *given) return given;
+    const char* path = std::getenv("PATH");
+    std::istringstream folders(path ? path : "");
+    for (std::string folder; std::getline(folders, folder, ':');) {
+        for (const char* name : {"/chromium", "/chromium-browser", "/google-chrome"}) {
+            if (access((folder + name).c_str(), X_OK) == 0) return folder + name;
+        }
+    }
+    return "";
+}
+
+Folder::Folder() : path_((fs::temp_directory_path() / "browser-test-XXXXXX").string()) {
+    if (!mkdtemp(path_.data())) fail("mkdtemp " + path_);
+}
+
+Folder::~Folder() {
+    // A process that is just ending may still write there.
+    std::error_code error = std::make_error_code(std::errc::directory_not_empty);
+    for (int i = 0; i < 100 && error; ++i) fs::remove_all(path_, error);
+}
+
+Chromium::Chromium(const std::string& folder)
+    : Process({chromium_path(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+               "--no-first-run", "--disable-background-networking", "--disable-component-update",
+               "--disable-sync", "--disable-dev-shm-usage", "--disable-smooth-scrolling",
+               "--remote-debugging-port=0", "--user-data-dir=" + folder + "/profile"},
+              [&folder] {
+                  setpgid(0, 0);
+                  setenv("HOME", folder.c_str(), 1);
+                  setenv("TMPDIR", folder.c_str(), 1);
+              }),
+      group_(pid()) {}
+
+Chromium::~Chromium() {
+    kill(-group_, SIGKILL);
+    try {
+        if (pid() > 0) wait();
+    } catch (const std::exception&) {
+        // It has been waited for already.
+    }
+    // Those whose parent was another of them come to us, see browser().
+    while (waitpid(-group_, nullptr, 0) > 0) {}
+}
+
+// The protocol's address is what Chromium says on stderr when it has started.
+std::string Browser::address() {
+    const std::string words = "DevTools listening on ws://";
+    const auto deadline = Clock::now() + 3 * kPatience;
+    while (true) {
+        const bool in_vain = chromium_.ended() || Clock::now() > deadline;
+        const std::string& err = chromium_.err();
+        const std::size_t at = err.find(words);
+        const std::size_t end = err.find('\n', at);
+        if (end != std::string::npos) return err.substr(at + words.size(), end - at - words.size());
+        if (in_vain) fail("Chromium does not start, or not in time. Its stderr:\n" + err);
+        poll(nullptr, 0, 10);
+    }
+}
+
+Peer Browser::connect(const std::string& address) {
+    const std::string host = address.substr(0, address.find('/'));
+    const std::string path = address.substr(address.find('/'));
+    std::random_device random;
+    std::string nonce(16, '\0');
+    for (char& c : nonce) c = static_cast<char>(random());
+    const std::string key = base64_encode(nonce);
+    Peer peer(std::stoi(host.substr(host.find(':') + 1)));
+    peer.send("GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\nUpgrade: websocket\r\n"
+              "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+              "Sec-WebSocket-Key: " + key + "\r\n\r\n");
+    const std::string response = peer.receive_until("\r\n\r\n");
+    const std::string proof = ": " + accept_key(key) + "\r\n";
+    const bool accepted = response.starts_with("HTTP/1.1 101 ") && response.find(proof) != response.npos;
+    if (!accepted) fail("Chromium answers the handshake with " + response);
+    return peer;
+}
+
+Json Browser::call(std::string_view method, const Json& params, const std::string& session) {
+    ++last_id_;
+    const std::string id = std::to_string(last_id_);
+    std::string command = "{\"id\":" + id + ",\"method\":" + in_quotes(method);
+    command += ",\"params\":" + params.raw;
+    if (!session.empty()) command += ",\"sessionId\":" + in_quotes(session);
+    command += '}';
+    devtools_.send_frame(Opcode::text, command);
+    while (true) {
+        chromium_.err();  // a pipe that nobody empties would stop it one day
+        const Json message{devtools_.text()};
+        const Json answers = message["id"];
+        if (answers.raw.empty()) {
+            events.push_back({message["sessionId"].text(), message["method"].text(), message["params"]});
+            continue;
+        }
+        if (answers.raw != id) continue;
+        const Json error = message["error"];
+        if (error.raw.empty()) return message["result"];
+        throw PageError(command.substr(0, 200) + ": " + error["message"].text());
+    }
+}
+
+void Browser::close() {
+    call("Browser.close", object({}));
+    chromium_.wait();
+}
+
+Browser& browser() {
+    static std::unique_ptr<Browser> the_one;
+    static bool tried = false;
+    if (!the_one && tried) fail("no browser, see the first failure");
+    tried = true;
+    if (!the_one) {
+#ifdef __linux__
+        // Orphans come to us, or where no init cares for them they would stay as zombies.
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
+#endif
+        the_one = std::make_unique<Browser>();
+    }
+    return *the_one;
+}
+
+// --- a tab --------------------------------------------------------------------------------------
+
+namespace {
+
+std::string new_profile() {
+    return browser().call("Target.createBrowserContext", object({}))["browserContextId"].text();
+}
+
+// Finds the middle of an element, which must be in sight and not covered by another.
+constexpr char kMiddle[] = R"js(
+    const middle = (e) => {
+      e.scrollIntoView({ block: "nearest" });
+      const r = e.getBoundingClientRect();
+      const x = Math.floor(r.x + r.width / 2), y = Math.floor(r.y + r.height / 2);
+      return e.contains(document.elementFromPoint(x, y)) ? `${x} ${y}` : "covered";
+    };
+)js";
+
+}  // namespace
+
+Tab::Tab(const Tab* neighbour)
+    : owns_profile_(!neighbour),
+      profile_(neighbour ? neighbour->profile_ : new_profile()),
+      words_(kMiddle) {
+    const Json blank = object({{"url", "about:blank"}, {"browserContextId", profile_}});
+    const Json target = browser().call("Target.createTarget", blank)["targetId"];
+    const Json flat = object({{"targetId", target}, {"flatten", true}});
+    session_ = browser().call("Target.attachToTarget", flat)["sessionId"].text();
+    for (const char* method : {"Page.enable", "Runtime.enable", "Log.enable"}) call(method);
+    // As if each tab were in front.
+    call("Emulation.setFocusEmulationEnabled", {{"enabled", true}});
+    resize(1000, 720);
+}
+
+Tab::~Tab() {
+    for (const auto& [session, method, params] : browser().events) {
+        const bool forbidden = params["entry"]["source"].text() == "security";  // by the page's policy
+        const bool broken = forbidden || method == "Runtime.exceptionThrown";
+        if (session == session_ && broken) ADD_FAIL_CHECK_AT(__FILE__, __LINE__, params.raw);
+    }
+    std::erase_if(browser().events, [&](const auto& event) { return event.session == session_; });
+    if (!owns_profile_) return;
+    try {
+        browser().call("Target.disposeBrowserContext", object({{"browserContextId", profile_}}));
+    } catch (const std::exception&) {
+        // The browser has gone, as others will tell.
+    }
+}
+
+Json Tab::call(std::string_view method, Members parameters) {
+    return browser().call(method, object(parameters), session_);
+}
+
+void Tab::prepare(const std::string& script) {
+    call("Page.addScriptToEvaluateOnNewDocument", {{"source", script}});
+}
+
+void Tab::open(const std::string& url) {
+    call("Page.navigate", {{"url", url}});
+    until("location.protocol !== 'about:' && document.readyState === 'complete'");
+}
+
+void Tab::reload() {
+    eval("window.before = true");
+    call("Page.reload");
+    until("!window.before && document.readyState === 'complete'");
+}
+
+std::string Tab::eval(const std::string& expression) {
+    const std::string script = "(() => {" + words_ + "return String(" + expression + "); })()";
+    const Json answer = call("Runtime.evaluate", {{"expression", script}});
+    const Json error = answer["exceptionDetails"];
+    if (!error.raw.empty()) {
+        throw PageError(expression + ": " + error["exception"]["description"].text());
+    }
+    return answer["result"]["value"].text();
+}
+
+std::string Tab::look(const std::string& expression) {
+    try {
+        return eval(expression);
+    } catch (const PageError& e) {
+        return e.what();  // it may be loading
+    }
+}
+
+void Tab::until(const std::string& condition) {
+    const auto deadline = Clock::now() + kPatience;
+    while (true) {
+        const bool in_vain = Clock::now() > deadline;
+        const std::string now = look(condition);
+        if (now == "true") return;
+        if (in_vain) {
+            fail(condition + " is " + now + " for ever, in the page\n" + look("document.body.innerText"));
+        }
+        poll(nullptr, 0, 10);
+    }
+}
+
+void Tab::press(const char* key, int code, const char* text, int modifiers) {
+    for (const char* type : {*text ? "keyDown" : "rawKeyDown", "keyUp"}) {
+        call("Input.dispatchKeyEvent",
+             {{"type", type}, {"key", key}, {"code", key}, {"text", text},
+              {"windowsVirtualKeyCode", code}, {"modifiers", modifiers}});
+    }
+}
+
+void Tab::mouse(const std::string& element, std::initializer_list<const char*> events, int wheel) {
+    std::istringstream at(eval("middle(" + element + ")"));
+    int x = 0;
+    int y = 0;
+    if (!(at >> x >> y)) fail(element + " is " + at.str());
+    for (const char* event : events) {
+        call("Input.dispatchMouseEvent",
+             {{"type", event}, {"x", x}, {"y", y}, {"deltaX", 0}, {"deltaY", wheel},
+              {"button", "left"}, {"clickCount", 1}});
+    }
+}
+
+void Tab::click(const std::string& element) { mouse(element, {"mousePressed", "mouseReleased"}); }
+
+void Tab::resize(int width, int height, bool is_phone, int percent) {
+    const Json scale{std::to_string(percent / 100) + "." + std::to_string(percent % 100)};
+    call("Emulation.setDeviceMetricsOverride",
+         {{"width", width}, {"height", height}, {"deviceScaleFactor", scale}, {"mobile", is_phone}});
+}
+
+void Tab::media(Members features) {
+    std::string list;
+    for (const auto& [name, value] : features) {
+        if (!list.empty()) list += ',';
+        list += object({{"name", std::string(name)}, {"value", value}}).raw;
+    }
+    call("Emulation.setEmulatedMedia", {{"features", Json{"[" + list + "]"}}});
+}
+
+void Tab::screenshot(const std::string& name) {
+    const char* given = std::getenv("SCREENSHOTS");
+    const fs::path folder = given ? given : "build/screenshots";
+    fs::create_directories(folder);
+    const auto image = base64_decode(call("Page.captureScreenshot")["data"].text());
+    CHECK(image.value().starts_with("\x89PNG\r\n"));
+    std::ofstream(folder / (name + ".png"), std::ios::binary) << *image;
+}
+
+std::vector<Json> Tab::events(std::string_view method) {
+    eval("0");  // what has been said before is here when this is answered
+    std::vector<Json> found;
+    for (const Browser::Event& event : browser().events) {
+        if (event.session == session_ && event.method == method) found.push_back(event.params);
+    }
+    return found;
+}
+
+bool Tab::console_has(const std::string& text) {
+    const std::vector<Json> calls = events("Runtime.consoleAPICalled");
+    return std::ranges::any_of(calls, [&](const Json& params) {
+        return params["args"].items().at(0)["value"].text() == text;
+    });
+}
+
+double Tab::busy_seconds() {
+    for (const Json& metric : call("Performance.getMetrics")["metrics"].items()) {
+        if (metric["name"].text() == "TaskDuration") return std::stod(metric["value"].raw);
+    }
+    fail("Chromium does not say how long the page was busy");
+}
+
+long Tab::count(const std::string& role, const std::string& name) {
+    const std::vector<Json> nodes = call("Accessibility.getFullAXTree")["nodes"].items();
+    return std::ranges::count_if(nodes, [&](const Json& node) {
+        return node["ignored"].raw == "false" && node["role"]["value"].text() == role &&
+               (name.empty() || node["name"]["value"].text() == name);
+    });
+}
