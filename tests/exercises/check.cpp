@@ -194,6 +194,18 @@ TEST_CASE("1") {
 
 // --- 2 -------------------------------------------------------------------------------------------
 
+namespace {
+
+// Each line of a text behind four blanks.
+std::string indent(const std::string& text) {
+    std::string all;
+    std::istringstream lines(trim(text));
+    for (std::string line; std::getline(lines, line);) all += "\n    " + trim(line);
+    return all;
+}
+
+}  // namespace
+
 TEST_CASE("2") {
     const std::string folder = "tests/exercises/02-handshake-by-hand/";
     std::istringstream lines(read_file(folder + "request.txt"));
@@ -207,9 +219,7 @@ TEST_CASE("2") {
     peer.send(request);
     const std::string response = peer.receive_until("\r\n\r\n");
     if (!response.starts_with("HTTP/1.1 101 ")) {
-        const std::size_t end = response.find("\r\n");
-        FAIL("The server does not shake hands. It says \"" << trim(response.substr(0, end))
-             << "\": " << trim(peer.receive_all()) << ".");
+        FAIL("The server does not shake hands. It answers:" << indent(response + peer.receive_all()));
     }
     const std::string key(get_key(request).value());
     must(key != "dGhlIHNhbXBsZSBub25jZQ==",
