@@ -219,7 +219,8 @@ TEST_CASE("2") {
     peer.send(request);
     const std::string response = peer.receive_until("\r\n\r\n");
     if (!response.starts_with("HTTP/1.1 101 ")) {
-        FAIL("The server does not shake hands. It answers:" << indent(response + peer.receive_all()));
+        const std::string body = peer.receive_all();
+        FAIL("The server does not shake hands. It answers:" << indent(response + body));
     }
     const std::string key(get_key(request).value());
     must(key != "dGhlIHNhbXBsZSBub25jZQ==",
