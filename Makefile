@@ -4,6 +4,7 @@
 # make simulation SECONDS=30 SEED=   random clients against a model, so long for each of four seeds
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
 # make exercise N=4   says whether exercise 4 is solved; make exercises: proves all the checks
+# make peer       build/peer, a scripted client
 # make bench      server and bare floor under the same load, side by side
 # make deps       installs what the tests need (Debian, Ubuntu)
 
@@ -27,6 +28,9 @@ $(BUILD)/run_tests: $(TESTS) $(ROOMS)
 $(BUILD)/bench: $(BUILD)/tests/bench.o $(BUILD)/tests/harness.o $(ROOMS)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
 
+$(BUILD)/peer: $(BUILD)/tests/peer.o $(BUILD)/tests/harness.o $(ROOMS)
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
+
 $(BUILD)/exercises/check: $(BUILD)/tests/exercises/check.o $(BUILD)/tests/main.o $(BUILD)/tests/harness.o $(ROOMS)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
@@ -46,6 +50,9 @@ $(BUILD)/%.o: %.cpp $(BUILD)/flags
 $(BUILD)/flags: force
 	@mkdir -p $(@D)
 	@echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' > $@
+
+# What they start besides the server.
+test test-slow: $(BUILD)/peer
 
 test: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
 	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude=slow
@@ -67,6 +74,9 @@ fuzz: $(BUILD)/fuzz_handshake $(BUILD)/fuzz_frame
 
 bench: $(SERVER) $(BUILD)/bench
 	SERVER='$(SERVER)' $(BUILD)/bench
+
+peer: $(BUILD)/peer
+.PHONY: peer
 
 exercise: $(SERVER) $(BUILD)/exercises/check
 	@tests/exercises/run.sh $(N)
