@@ -78,10 +78,10 @@ bench: $(SERVER) $(BUILD)/bench
 peer: $(BUILD)/peer
 .PHONY: peer
 
-exercise: $(SERVER) $(BUILD)/exercises/check
+exercise: $(SERVER) $(BUILD)/peer $(BUILD)/exercises/check
 	@tests/exercises/run.sh $(N)
 
-exercises: $(SERVER) $(BUILD)/exercises/check
+exercises: $(SERVER) $(BUILD)/peer $(BUILD)/exercises/check
 	@tests/exercises/run.sh all
 
 deps:

@@ -1,15 +1,12 @@
 // Whether an exercise is solved, one case for each. What is missing is said in a student's words.
 // The student's files and the server are found from the current directory: see run.sh.
 #include <doctest/doctest.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/types.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -376,97 +373,30 @@ TEST_CASE("4") {
 
 namespace {
 
-// The number by which the server knows a peer: its line "connect client 4 from 127.0.0.1:51234".
-std::string descriptor_of(Server& server, const Peer& peer) {
-    const std::string place = " from 127.0.0.1:" + std::to_string(peer.port()) + "\n";
-    const std::string lines = server.wait_for(place);
-    const std::size_t end = lines.rfind(place);
-    const std::size_t start = lines.rfind(' ', end - 1) + 1;
-    return lines.substr(start, end - start);
+// Lets build/peer do to a server what a file says: its commands, in one line or in several.
+void attack(const Server& server, const std::string& name) {
+    std::vector<std::string> command{std::getenv("PEER"), "127.0.0.1",
+                                     std::to_string(server.port())};
+    const std::size_t own = command.size();
+    std::istringstream lines(read_file(name));
+    for (std::string line; std::getline(lines, line);) {
+        if (line.starts_with('#')) continue;
+        std::istringstream words(line);
+        for (std::string word; words >> word;) command.push_back(word);
+    }
+    must_first(command.size() > own, name + ": there is no command in it.");
+    Process client(command);
+    const int status = client.wait();
+    must_first(status != 2, name + ": " + trim(client.err()));
 }
 
-// A client that does what the lines of a file say.
-class Attacker {
-public:
-    explicit Attacker(Server& server) : peer(server) {
-        must_shake_hands(peer, "The client of attack.txt cannot even shake hands.");
-        number = descriptor_of(server, peer);
-    }
-
-    // What the server has said of its end.
-    std::string end(Server& server) const {
-        const std::string lines = server.out();
-        const std::size_t start = lines.find("disconnect client " + number + ':');
-        if (start == lines.npos) return "nothing, it has not noticed";
-        return lines.substr(start, lines.find('\n', start) - start);
-    }
-
-    void run(const std::string& name) {
-        std::istringstream lines(read_file(name));
-        for (std::string line; std::getline(lines, line);) {
-            line = trim(line);
-            if (line.empty() || line.starts_with('#')) continue;
-            must_first(peer.fd() >= 0, "attack.txt: \"" + line + "\" comes behind the end.");
-            const std::size_t blank = std::min(line.find(' '), line.size());
-            must_first(step(line.substr(0, blank), trim(line.substr(blank))),
-                       "attack.txt: there is no step \"" + line + "\". The page lists them.");
-            if (reading && peer.fd() >= 0) read_for(200ms);
-        }
-    }
-
-private:
-    Peer peer;
-    std::string number{};
-    bool reading = true;
-
-    bool step(const std::string& word, const std::string& rest) {
-        const bool is_number = !rest.empty() && rest.size() <= 2 &&
-                            rest.find_first_not_of("0123456789") == rest.npos;
-        if (word == "mute" && rest.empty()) reading = false;
-        else if (word == "say" && !rest.empty()) write(masked(Opcode::text, rest));
-        else if (word == "megabytes" && is_number) say_much(std::stoul(rest));
-        else if (word == "sleep" && is_number) read_for(std::chrono::seconds(std::stoul(rest)));
-        else if (word == "half" && rest.empty()) peer.shut_down_sending();
-        else if (word == "reset" && rest.empty()) peer.reset_now();
-        else if (word == "close" && rest.empty()) peer.close();
-        else return false;
-        return true;
-    }
-
-    void say_much(std::size_t count) {
-        const std::string message = masked(Opcode::text, std::string(1 << 20, 'x'));
-        for (std::size_t i = 0; i < count; ++i) write(message);
-    }
-
-    // Peer::send() would read meanwhile.
-    void write(std::string_view bytes) {
-        const auto deadline = Clock::now() + kPatience;
-        while (!bytes.empty() && Clock::now() < deadline) {
-            pollfd end{peer.fd(), POLLOUT, 0};
-            if (poll(&end, 1, 10) == 1) {
-                const ssize_t sent = ::send(peer.fd(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-                if (sent > 0) bytes.remove_prefix(static_cast<std::size_t>(sent));
-                if (sent < 0 && errno != EAGAIN) FAIL("attack.txt: the server is gone too early.");
-            }
-            if (reading) read_for(0ms);
-        }
-        must_first(bytes.empty(), "attack.txt: the server does not take what your client says. It "
-                                  "does not read from one who says much and reads nothing.");
-    }
-
-    // Also sleeps, when it does not read. It ends early at the connection's end.
-    void read_for(std::chrono::milliseconds time) {
-        const auto deadline = Clock::now() + time;
-        do {
-            const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
-            const short events = reading ? POLLIN : 0;
-            pollfd end{peer.fd(), events, 0};
-            if (poll(&end, 1, std::max(0, static_cast<int>(left.count()))) != 1) continue;
-            std::array<char, 65536> some;
-            if (recv(peer.fd(), some.data(), some.size(), 0) <= 0) return;
-        } while (Clock::now() < deadline);
-    }
-};
+// What the server has said of the end of its first client.
+std::string first_end(Server& server) {
+    const std::string lines = server.out();
+    const std::size_t start = lines.find("disconnect client ");
+    if (start == lines.npos) return "nothing, it has not noticed";
+    return lines.substr(start, lines.find('\n', start) - start);
+}
 
 // Two more rounds at least go by for that.
 bool lives(Server& server) {
@@ -482,19 +412,18 @@ bool lives(Server& server) {
 
 }  // namespace
 
-// UNPROTECTED_SERVER is the server of the working tree without anything against SIGPIPE.
+// PEER is build/peer, UNPROTECTED_SERVER the server of the working tree without anything against SIGPIPE.
 TEST_CASE("5") {
-    const std::string attack = "tests/exercises/05-sigpipe/attack.txt";
+    const std::string file = "tests/exercises/05-sigpipe/attack.txt";
     const std::string own = server_path();
     setenv("SERVER", std::getenv("UNPROTECTED_SERVER"), 1);
     Server unprotected;
-    Attacker attacker(unprotected);
-    attacker.run(attack);
+    attack(unprotected, file);
     const bool unharmed = lives(unprotected);
     must_first(!unharmed,
                "Step 1: your client (attack.txt) has done its worst, and the server that does "
                "nothing against SIGPIPE lives. What it says of your client's end: " +
-                   attacker.end(unprotected));
+                   first_end(unprotected));
     must_first(unprotected.wait() == -SIGPIPE, "The server ends, but not by SIGPIPE.");
     std::printf("Step 1 is done: your client has ended the unprotected server.\n");
 
@@ -504,13 +433,22 @@ TEST_CASE("5") {
                "Step 2: now protect the server in another way. Take the line signal(SIGPIPE, "
                "SIG_IGN) out of server.cpp.");
     Server server;
-    Attacker(server).run(attack);
+    attack(server, file);
     must_first(lives(server), "Step 2: your client ends your own server.");
 }
 
 // --- 6 -------------------------------------------------------------------------------------------
 
 namespace {
+
+// The number by which the server knows a peer: its line "connect client 4 from 127.0.0.1:51234".
+std::string descriptor_of(Server& server, const Peer& peer) {
+    const std::string place = " from 127.0.0.1:" + std::to_string(peer.port()) + "\n";
+    const std::string lines = server.wait_for(place);
+    const std::size_t end = lines.rfind(place);
+    const std::size_t start = lines.rfind(' ', end - 1) + 1;
+    return lines.substr(start, end - start);
+}
 
 struct Member {
     Peer peer;

@@ -3,7 +3,7 @@
 #   run.sh 4    checks exercise 4 in the working tree, as it is there now
 #   run.sh all  proves each check on copies of the working tree: it fails on today's code, fails
 #               with begin.patch (where there is one), and passes with solution.patch
-# make builds ./server and build/exercises/check first: `make exercise N=4`, `make exercises`.
+# make builds ./server, build/peer and build/exercises/check first: `make exercise N=4`, `make exercises`.
 set -u
 unset MAKEFLAGS  # the builds here decide for themselves how many jobs they use
 cd "$(dirname "$0")/../.." || exit 2
@@ -19,6 +19,7 @@ folder_of() {
 
 # One more server for exercise 5: without anything against SIGPIPE.
 build_for_5() {
+    export PEER="$root/build/peer"
     export UNPROTECTED_SERVER=build/unprotected/server
     rm -rf "$1/build/unprotected"
     mkdir -p "$1/build/unprotected" &&
