@@ -105,6 +105,7 @@ prove() {
     if [ -f "$folder/begin.patch" ]; then
         echo "$1: begin.patch" && copy "$place" "$folder/begin.patch" &&
             fails "$1" begin.patch || return 1
+        grep -q 'begin.patch' "$place.out" && { wrong "$1" 'begin.patch is not seen'; return 1; }
     fi
     echo "$1: solution.patch" && copy "$place" "$folder/solution.patch" &&
         passes "$1" solution.patch
@@ -127,6 +128,6 @@ all() {
 
 case ${1-} in
     all) all ;;
-    [0-9] | [0-9][0-9]) one "$1" ;;
+    [0-9] | [0-9][0-9]) one "${1#0}" ;;
     *) one 0 ;;
 esac
