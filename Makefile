@@ -4,7 +4,7 @@
 # make simulation SECONDS=30 SEED=   random clients against a model, so long for each of four seeds
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
 # make exercise N=4   says whether exercise 4 is solved; make exercises: proves all the checks
-# make peer       build/peer, a scripted client
+# make peer       build/peer, a scripted client; make first: build/first, the course's first chat server
 # make bench      server and bare floor under the same load, side by side
 # make deps       installs what the tests need (Debian, Ubuntu)
 
@@ -31,6 +31,9 @@ $(BUILD)/bench: $(BUILD)/tests/bench.o $(BUILD)/tests/harness.o $(ROOMS)
 $(BUILD)/peer: $(BUILD)/tests/peer.o $(BUILD)/tests/harness.o $(ROOMS)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
 
+$(BUILD)/first: $(BUILD)/tests/first_server.o
+	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
+
 $(BUILD)/exercises/check: $(BUILD)/tests/exercises/check.o $(BUILD)/tests/main.o $(BUILD)/tests/harness.o $(ROOMS)
 	@mkdir -p $(@D)
 	$(CXX) $(CXXFLAGS) $(LDFLAGS) -o $@ $^
@@ -52,7 +55,7 @@ $(BUILD)/flags: force
 	@echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' | cmp -s - $@ || echo '$(CXX) $(CXXFLAGS) $(LDFLAGS)' > $@
 
 # What they start besides the server.
-test test-slow: $(BUILD)/peer
+test test-slow: $(BUILD)/peer $(BUILD)/first
 
 test: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
 	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude=slow
@@ -76,7 +79,8 @@ bench: $(SERVER) $(BUILD)/bench
 	SERVER='$(SERVER)' $(BUILD)/bench
 
 peer: $(BUILD)/peer
-.PHONY: peer
+first: $(BUILD)/first
+.PHONY: peer first
 
 exercise: $(SERVER) $(BUILD)/peer $(BUILD)/exercises/check
 	@tests/exercises/run.sh $(N)
