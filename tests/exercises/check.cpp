@@ -244,7 +244,12 @@ bool hears(Peer& peer) { return !peer.silent(8s); }
 // The next thing that the server sends must be this text message.
 void must_hear(Peer& peer, const std::string& text, const std::string& otherwise) {
     must_first(hears(peer), otherwise + " (Nothing came.)");
-    const Peer::Frame frame = peer.next_frame();
+    Peer::Frame frame;
+    try {
+        frame = peer.next_frame();
+    } catch (const std::runtime_error& error) {
+        FAIL(otherwise << " (What came is no frame: " << error.what() << ".)");
+    }
     must_first(!frame.ended, otherwise + " (The server ended the connection.)");
     const Opcode opcode = frame.header.opcode;
     must_first(opcode == Opcode::text && frame.payload == text,
@@ -412,7 +417,8 @@ bool lives(Server& server) {
 
 }  // namespace
 
-// PEER is build/peer, UNPROTECTED_SERVER the server of the working tree without anything against SIGPIPE.
+// PEER is build/peer, UNPROTECTED_SERVER the server of the working tree without anything against
+// SIGPIPE.
 TEST_CASE("5") {
     const std::string file = "tests/exercises/05-sigpipe/attack.txt";
     const std::string own = server_path();
@@ -560,7 +566,12 @@ TEST_CASE("7") {
     must_shake_hands(other_red, "A second one is not let into a room.", "/red");
     const std::string both = "Step 2: two are in the same room, and not each hears the other.";
     must_chat({&red, &other_red}, both);
-    must_hear_self(blue, "Step 2: what is said in one room is heard in another.");
+    Peer redder(server);
+    must_shake_hands(redder, "A third room is not opened.", "/redder");
+    must_chat({&red, &other_red}, "Step 2: what is said in one room is heard in another.");
+    for (Peer* peer : {&blue, &redder}) {
+        must_hear_self(*peer, "Step 2: what is said in one room is heard in another.");
+    }
     must_chat({&red, &other_red}, "Step 2: what is said in one room is heard in another.");
     must(server.wait_for("send file").find(" to 2 clients") != std::string::npos,
          "The line \"send file ...\" should name the number of those in the room.");
@@ -574,8 +585,11 @@ TEST_CASE("7") {
     const std::string large(8 << 20, 'x');
     red.send_frame(Opcode::text, large);
     must_hear(red, large, "A long message does not come back.");
+    other_red.send_frame(Opcode::ping, "late");
     must_hear_self(blue, "Somebody in one room does not read, and another room stands still.");
     must_hear(other_red, large, "Who reads late does not get all.");
+    must(other_red.receive(6) == "\x8A\x04late",
+         "Somebody sends a Ping while much waits for it. Its Pong does not come behind that.");
 
     // A room ends with its last client.
     red.close();
@@ -771,8 +785,19 @@ TEST_CASE("9") {
                    again + "Who has taken nothing has not caught up.");
         must_hear_self(reader, again + "Who reads does not chat any more.");
 
-        must_hear(slow, large, again + "Who reads late does not get all that waits for it.");
-        must_first(slow.text() != "", again + "Who reads late does not get all that waits for it.");
+        // It reads a part, and the server sends more: that is not all yet.
+        const std::string frame = encode(Opcode::text, large);
+        std::string received = slow.receive(kLarge / 2);
+        must_hear_self(reader, again + "Who reads does not chat any more.");
+        must_first(printed_line(server, fine_line, time).empty(),
+                   again + "Who has read a half has not caught up.");
+        received += slow.receive(frame.size() - received.size());
+        must_first(received == frame,
+                   again + "Who reads late does not get all that waits for it.");
+        for (int i = 0; i < 2; ++i) {
+            must_first(hears(slow) && slow.text() != "",
+                       again + "Who reads late does not get all that waits for it.");
+        }
         must_first(becomes([&] { return !printed_line(server, fine_line, time).empty(); }),
                    again + "Now it has read all. The line \"" + fine_line + "\" should come.");
         must(count(server.out(), slow_line) == time + 1, again + "The line \"" + slow_line +
