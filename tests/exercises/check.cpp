@@ -248,7 +248,7 @@ void must_hear(Peer& peer, const std::string& text, const std::string& otherwise
     try {
         frame = peer.next_frame();
     } catch (const std::runtime_error& error) {
-        FAIL(otherwise << " (What came is no frame: " << error.what() << ".)");
+        FAIL(otherwise << " (What came is no frame: " << std::string(error.what()) << ".)");
     }
     must_first(!frame.ended, otherwise + " (The server ended the connection.)");
     const Opcode opcode = frame.header.opcode;
