@@ -1,13 +1,11 @@
 // The chat page as somebody uses it, in a real Chromium: see browser.h. The page reaches ./server
 // through Chromium's WebSocket.
 #include <doctest/doctest.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdlib>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -78,6 +76,69 @@ constexpr char kWords[] = R"js(
     };
 )js";
 
+// Time in the page passes as it does, and can be skipped: skip(5000) lets everything happen at once
+// that the page has put off for up to five seconds. `luck` is what Math.random() returns from now on.
+// What the page dials is kept: each socket, when it was made, and when it ended.
+constexpr char kClock[] = R"js(
+    (() => {
+      const { setTimeout: later, clearTimeout: never, Date: RealDate } = window;
+      const clock = performance.now.bind(performance), timers = new Map();
+      let skipped = 0, lastId = 0;
+      const now = () => clock() + skipped;
+      const fire = (id) => {
+        const timer = timers.get(id);
+        if (!timer) return;
+        never(timer.real);
+        timer.due += timer.every;
+        if (timer.every) arm(id); else timers.delete(id);
+        timer.work();
+      };
+      const arm = (id) => {
+        const timer = timers.get(id);
+        never(timer.real);
+        timer.real = later(fire, Math.max(0, timer.due - now()), id);
+      };
+      const start = (work, delay, every) => {
+        timers.set(++lastId, { work, due: now() + Math.max(0, delay || 0), every });
+        arm(lastId);
+        return lastId;
+      };
+      window.setTimeout = (work, delay, ...args) => start(() => work(...args), delay, 0);
+      window.setInterval = (work, delay, ...args) => start(() => work(...args), delay, delay);
+      window.clearTimeout = window.clearInterval = (id) => {
+        if (timers.has(id)) never(timers.get(id).real);
+        timers.delete(id);
+      };
+      performance.now = now;
+      window.Date = class extends RealDate {
+        constructor(...args) { super(...(args.length ? args : [Date.now()])); }
+        static now() { return RealDate.now() + skipped; }
+      };
+      window.skip = (time) => {
+        const end = now() + time;
+        while (true) {
+          const next = [...timers].filter(([, { due }]) => due <= end).sort(([, a], [, b]) => a.due - b.due)[0];
+          if (!next) break;
+          skipped += Math.max(0, next[1].due - now());
+          fire(next[0]);
+        }
+        skipped += Math.max(0, end - now());
+        [...timers.keys()].forEach(arm);
+      };
+      window.luck = 0.5;
+      Math.random = () => luck;
+      window.dials = [];
+      window.WebSocket = class extends WebSocket {
+        constructor(...args) {
+          super(...args);
+          const dial = { socket: this, at: now(), ended: NaN };
+          this.addEventListener("close", () => { dial.ended = now(); });
+          dials.push(dial);
+        }
+      };
+    })();
+)js";
+
 std::string url(const Server& server) {
     return "ws://127.0.0.1:" + std::to_string(server.port());
 }
@@ -87,6 +148,7 @@ class Page : public Tab {
 public:
     explicit Page(const std::string& server, const Page* neighbour = nullptr) : Tab(neighbour) {
         teach(kWords);
+        prepare(kClock);
         if (!fs::exists("web/index.html")) fail("no web/index.html here");
         const std::string file = "file://" + fs::absolute("web/index.html").string();
         open(server.empty() ? file : file + "?server=" + server);
@@ -99,6 +161,19 @@ public:
     void until_lines(const std::string& all) { until("lines().join('|') === " + in_quotes(all)); }
     void until_status(const std::string& words) {
         until("status().includes(" + in_quotes(words) + ")");
+    }
+    // Lets the time pass that the page wants to wait before its next attempt.
+    void skip_to_attempt() {
+        eval("(() => { const n = dials.length;"
+             "for (let i = 0; i < 4000 && dials.length === n; i++) skip(10); })()");
+    }
+    // However many attempts it takes. Each has all the time that it needs.
+    void until_connected() {
+        for (int attempts = 0; !is("status().includes('Connected')"); ++attempts) {
+            if (attempts == 20) fail("the page does not connect: " + eval("status()"));
+            until("!status().includes('Connecting')");
+            if (is("status().includes('Retrying')")) skip_to_attempt();
+        }
     }
     void enter(int modifiers = 0) { press("Enter", kEnter, "\r", modifiers); }
     void say(const std::string& text) {
@@ -282,7 +357,7 @@ TEST_CASE_FIXTURE(Chat, "the draft outlives the server, and what never came back
     page.click_button("Send");
     CHECK(page.draft() == "a draft 草稿");
     restart();
-    page.until_status("Connected to");
+    page.until_connected();
     CHECK(page.draft() == "a draft 草稿");
     CHECK(page.is("document.activeElement === field('Message')"));
     page.enter();
@@ -307,8 +382,12 @@ TEST_CASE_FIXTURE(Chat, "who disconnects stays disconnected, and Connect comes b
     page.click_button("Send");
     page.eval("['online', 'focus'].forEach((type) => dispatchEvent(new Event(type)))");
     const std::string out = server->out();
-    poll(nullptr, 0, 1200);  // the first attempt to come back, which must not be, would be here within a second
-    CHECK(server->out() == out);
+    const std::string attempts = page.eval("dials.length");
+    page.eval("skip(120000)");  // the first attempt to come back would be made within a second
+    CHECK(page.eval("dials.length") == attempts);
+    peer.send_frame(Opcode::ping, "");
+    CHECK(peer.next_frame().header.opcode == Opcode::pong);
+    CHECK(server->out().find("connect client", out.size()) == std::string::npos);
     CHECK(page.eval("status()").starts_with("Disconnected Press Connect"));
     page.click_button("Connect");
     page.until_status("Connected to");
@@ -470,8 +549,141 @@ TEST_CASE_FIXTURE(Chat, "the console has the demo's words") {
     page.until("lines().length === 1");
     CHECK(page.console_has("message:红拂: \"hello\" 😀"));
     server.reset();
-    page.until_status("No connection to");  // the next attempt has failed
+    page.until_status("Retrying");
+    page.skip_to_attempt();
+    page.until("!isNaN(dials.at(-1).ended)");  // the next attempt has failed
     CHECK(page.console_has("error"));
+}
+
+// --- time ---------------------------------------------------------------------------------------
+
+TEST_CASE_FIXTURE(Chat, "attempts come ever later, up to 30 s, each class at its own time, and soon again after success") {
+    // How long the page waits after each of seven failures in a row.
+    const auto delays = [&](const char* luck) {
+        page.eval("luck = "s + luck);
+        server.reset();
+        std::vector<double> found;
+        while (found.size() < 7) {
+            page.until("!isNaN(dials.at(-1).ended) && status().includes('Retrying')");
+            page.skip_to_attempt();
+            found.push_back(std::stod(page.eval("dials.at(-1).at - dials.at(-2).ended")));
+        }
+        restart();
+        page.until_connected();
+        return found;
+    };
+    const std::vector<double> one = delays("0");
+    const std::vector<double> other = delays("0.999");  // begins again with a second, so after success
+    double most = 1000;
+    for (std::size_t i = 0; i < one.size(); ++i) {
+        INFO(i, ": ", one[i], " and ", other[i], " ms");
+        for (const double delay : {one[i], other[i]}) {
+            CHECK(delay > most / 2);
+            CHECK(delay < most + 900);
+        }
+        if (most > 8000) CHECK(std::abs(one[i] - other[i]) > most / 10);
+        most = std::min(2 * most, 30000.0);
+    }
+}
+
+TEST_CASE_FIXTURE(Chat, "somebody who comes back, or whose network does, need not wait") {
+    page.eval("luck = 0");
+    server.reset();
+    for (const char* type : {"focus", "online"}) {
+        INFO(type);
+        // The wait is long enough by now that no attempt is made by itself.
+        page.until("(skip(status().includes('Retrying') && !/in [0-9]{2} s/.test(status()) ? 1000 : 0), "
+                   "/in [0-9]{2} s/.test(status()))");
+        const std::string before = page.eval("dials.length");
+        CHECK(page.eval("(dispatchEvent(new Event('"s + type + "')), dials.length - " + before + ")") == "1");
+        CHECK(page.eval("status()").starts_with("Connecting to "));
+    }
+}
+
+TEST_CASE("a handshake that does not end is given up after 8 s") {
+    const Server server;
+    server.signal(SIGSTOP);  // the kernel accepts for it, but nobody answers
+    Page page(url(server));
+    CHECK(page.is("(skip(dials[0].at + 7500 - performance.now()), dials.length === 1 && "
+                  "dials[0].socket.readyState === 0 && status().startsWith('Connecting to'))"));
+    page.eval("skip(600)");
+    page.until_status("Retrying in ");
+    CHECK(page.is("status().includes('handshake')"));
+    CHECK(page.is("dials[0].socket.readyState >= 2"));
+    server.signal(SIGCONT);
+    page.eval("skip(1000)");
+    page.until_status("Connected to");
+}
+
+TEST_CASE("what is said while the page is still connecting waits") {
+    Server server;
+    Peer peer = std::move(join(server, 1)[0]);
+    server.signal(SIGSTOP);
+    Page page(url(server));
+    page.fill("Name", "李靖");
+    page.fill("Message", "too early");
+    page.enter();
+    page.click_button("Send");
+    CHECK(page.eval("status()").starts_with("Connecting to "));
+    CHECK(page.draft() == "too early");
+    server.signal(SIGCONT);
+    page.until_status("Connected to");
+    CHECK(page.draft() == "too early");
+    page.click("field('Message')");
+    page.say(" no more");
+    CHECK(peer.text() == "李靖: too early no more");
+    page.until_lines("*李靖: too early no more");
+}
+
+// --- nothing is lost, nothing moves -------------------------------------------------------------
+
+TEST_CASE_FIXTURE(Chat, "the draft is kept at every keystroke") {
+    std::string text;
+    for (const char* letter : {"d", "r", "a"}) {
+        page.press(letter, *letter & ~0x20, letter);
+        text += letter;
+        CHECK(page.is("Object.values(sessionStorage).includes(" + in_quotes(text) + ")"));
+    }
+    page.press("Backspace", 8);
+    CHECK(page.is("Object.values(sessionStorage).includes('dr')"));
+    page.reload();
+    CHECK(page.draft() == "dr");
+}
+
+TEST_CASE_FIXTURE(Chat, "half a character is sent as U+FFFD, and recognised when it comes back") {
+    page.eval("field('Message').value = 'half: \\ud83d'");
+    page.enter();
+    CHECK(peer.text() == "李靖: half: \uFFFD");
+    page.until_lines("*李靖: half: \uFFFD");
+    server.reset();
+    page.until("chat.querySelector('.note') !== null");
+    CHECK(page.draft() == "");
+}
+
+TEST_CASE_FIXTURE(Chat, "who reads further up keeps the place while old lines go") {
+    for (int i = 0; i < 500; ++i) peer.send_frame(Opcode::text, "bot: " + std::to_string(i));
+    page.until("lines().length === 500 && toEnd() < 2");
+    page.eval("chat.scrollTop = chat.scrollHeight / 2");
+    page.until("toEnd() > 400");
+    page.eval("window.place = [...chat.querySelectorAll('.line')]"
+              ".find((line) => line.getBoundingClientRect().top > chat.getBoundingClientRect().top)");
+    const std::string top = page.eval("place.getBoundingClientRect().top");
+    for (int i = 500; i < 600; ++i) peer.send_frame(Opcode::text, "bot: " + std::to_string(i));
+    page.until("lines().at(-1) === 'bot: 599' && lines().length === 500");
+    CHECK(page.is("Math.abs(place.getBoundingClientRect().top - " + top + ") < 2"));
+}
+
+TEST_CASE_FIXTURE(Chat, "the log says once that the connection has ended, however many attempts follow") {
+    peer.send_frame(Opcode::text, "bot: before");
+    page.until_lines("bot: before");
+    server.reset();
+    page.until("dials.length > 3 || (status().includes('Retrying') && skip(5000), false)");
+    CHECK(page.is("[...chat.children].map((line) => line.matches('.note')).join() === 'false,true'"));
+    CHECK(page.is("/connection/i.test(chat.lastElementChild.textContent)"));
+    restart();
+    page.until_connected();
+    peer.send_frame(Opcode::text, "bot: after");
+    page.until_lines("bot: before|bot: after");
 }
 
 // With a browser of its own, for the other tests may still need theirs.
