@@ -270,7 +270,7 @@ long Server::status_bytes(std::string_view field) const {
     fail("no " + std::string(field) + " in /proc");
 }
 
-long Server::cpu_ticks() const {
+long Process::cpu_ticks() const {
     std::ifstream stat("/proc/" + std::to_string(pid()) + "/stat");
     std::string line;
     std::getline(stat, line);

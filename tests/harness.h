@@ -43,6 +43,7 @@ public:
     std::string wait_for(std::string_view text);  // until stdout has `text`: all of stdout so far
     const std::string& out();                     // stdout so far
     const std::string& err();                     // stderr so far
+    long cpu_ticks() const;                       // user and system, in clock ticks
     void stop_reading() { reading_ = false; }     // its stdout fills up from now on
     void go_on_reading() { reading_ = true; }
 
@@ -81,7 +82,6 @@ public:
     long resident_bytes() const { return status_bytes("VmRSS:"); }
     long peak_bytes() const { return status_bytes("VmHWM:"); }  // the most that was ever resident
     long virtual_bytes() const { return status_bytes("VmSize:"); }
-    long cpu_ticks() const;                                     // user and system, in clock ticks
     int descriptors() const;                                    // open ones
 
 private:

@@ -2,11 +2,14 @@
 // Memory, descriptors and time on the processor are the operating system's word.
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -58,7 +61,7 @@ void check_memory(const Server& server, long when_new, long limit) {
 }
 
 // Nothing happens for a while, and a busy loop would be at work all that time.
-void check_idle(const Server& server, Peer& undisturbed) {
+void check_idle(const Process& server, Peer& undisturbed) {
     const long before = server.cpu_ticks();
     REQUIRE(undisturbed.silent(600ms));
     CHECK(server.cpu_ticks() - before <= sysconf(_SC_CLK_TCK) / 10);
@@ -243,6 +246,114 @@ TEST_SUITE("limits: descriptors") {
     }
 }
 
+TEST_SUITE("limits: sockets") {
+    // A descriptor of our own for a socket of the server: its options are those that the server has set. -1 where
+    // the system does not allow it.
+    int borrow(const Server& server, int fd) {
+#if defined(SYS_pidfd_open) && defined(SYS_pidfd_getfd)
+        const int process = static_cast<int>(syscall(SYS_pidfd_open, server.pid(), 0));
+        const int borrowed = static_cast<int>(syscall(SYS_pidfd_getfd, process, fd, 0));
+        close(process);
+        return borrowed;
+#else
+        static_cast<void>(server);
+        static_cast<void>(fd);
+        return -1;
+#endif
+    }
+
+    int option(int fd, int level, int name) {
+        int value = -1;
+        socklen_t size = sizeof value;
+        REQUIRE(getsockopt(fd, level, name, &value, &size) == 0);
+        return value;
+    }
+
+    TEST_CASE("a client's socket: TCP_NODELAY, so that nothing small waits, and bounded buffers in the kernel") {
+        const Server server;
+        Bystanders bystanders(server);
+        const int socket = borrow(server, 4);
+        if (socket < 0) {
+            MESSAGE("not tested: this system does not show another process's sockets");
+            return;
+        }
+        CHECK(option(socket, IPPROTO_TCP, TCP_NODELAY) != 0);
+        // Linux doubles what is asked for, for its own needs.
+        CHECK(option(socket, SOL_SOCKET, SO_SNDBUF) <= 256 * 1024);
+        CHECK(option(socket, SOL_SOCKET, SO_RCVBUF) <= 256 * 1024);
+        CHECK((fcntl(socket, F_GETFL) & O_NONBLOCK) != 0);
+        close(socket);
+    }
+
+    TEST_CASE("no descriptor for a newcomer: it waits, there is no busy loop, and it is let in when there is one") {
+        Server server;
+        Bystanders bystanders(server);
+        const auto allow = [&](rlim_t files) {
+            rlimit limit{};
+            REQUIRE(prlimit(server.pid(), RLIMIT_NOFILE, nullptr, &limit) == 0);
+            limit.rlim_cur = files;
+            REQUIRE(prlimit(server.pid(), RLIMIT_NOFILE, &limit, nullptr) == 0);
+        };
+        allow(6);  // 0 to 5 are in use
+        Peer newcomer(server);
+        newcomer.send(kRequest);
+        check_idle(server, bystanders.a);
+        bystanders.chat();
+        CHECK(newcomer.silent(0ms));
+        allow(64);
+        REQUIRE(newcomer.receive(kResponse.size()) == kResponse);
+        newcomer.send_frame(Opcode::text, "in at last");
+        CHECK(newcomer.text() == "in at last");
+    }
+
+    TEST_CASE("refused without a slot, all of them leave: no descriptor stays") {
+        Server server({"--quiet"}, limited(RLIMIT_NOFILE, 64));
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        for (int round = 0; round < 3; ++round) {
+            auto in = crowd(server, 200);
+            bystanders.chat();
+            in.clear();
+            wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
+        }
+    }
+
+    TEST_CASE("30 flood, one says a line: it is heard behind no more than one round of theirs") {
+        Server server({"--quiet"});
+        auto peers = join(server, 31);
+        const std::string flood = repeat(masked(Opcode::binary, std::string(1000, 'f')), 1000);
+        server.signal(SIGSTOP);  // so that all of it waits at the same time
+        std::size_t waiting = 0;
+        for (std::size_t i = 0; i + 1 < peers.size(); ++i) {
+            const ssize_t sent = send(peers[i].fd(), flood.data(), flood.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+            REQUIRE(sent > 0);
+            waiting += static_cast<std::size_t>(sent);
+        }
+        CHECK(waiting > 4 * kMiB);
+        Peer& one = peers.back();
+        one.send_frame(Opcode::text, "me, too");
+        server.signal(SIGCONT);
+        std::size_t before = 0;
+        for (;;) {
+            const Peer::Frame frame = one.next_frame();
+            REQUIRE_FALSE(frame.ended);
+            if (frame.header.opcode == Opcode::text) break;
+            before += frame.payload.size();
+        }
+        CHECK(before < 2 * kMiB);
+    }
+
+    TEST_CASE("what ended a connection is printed: a RST") {
+        Server server;
+        Bystanders bystanders(server);
+        Peer peer(server);
+        peer.shake_hands();
+        peer.reset_now();
+        server.wait_for("\ndisconnect client 6: Connection reset by peer\n");
+        bystanders.chat();
+    }
+}
+
 TEST_SUITE("limits: handshake and message") {
     TEST_CASE("8 KiB of header are read, and 431 answers the first byte more") {
         const Server server;
@@ -419,7 +530,7 @@ TEST_SUITE("limits: memory") {
         CHECK(count(server.out(), "(1009)\n") == 0);
         for (const std::size_t i : {5u, 6u, 7u, 8u, 9u, 10u}) hold(holders[i], 3);
         CHECK(holders[3].closed_with() == 1009);
-        const std::string log = server.out();
+        const std::string log = server.wait_for(" (1009)\n");  // it is printed when the round ends
         const std::string connected = " from 127.0.0.1:" + std::to_string(port_of_most) + "\n";
         const std::size_t line = log.rfind("connect client ", log.find(connected));
         const std::string most = log.substr(line + 15, log.find(" from", line) - line - 15);
@@ -427,6 +538,7 @@ TEST_SUITE("limits: memory") {
         check_memory(server, when_new, 40 + 32);
         bystanders.chat();
     }
+
     TEST_CASE("a failing allocation costs one client, not the process") {
         if (server_is_sanitized()) MESSAGE("not tested: a sanitized server needs more memory than it would be given");
         if (server_is_sanitized()) return;
@@ -472,6 +584,25 @@ TEST_SUITE("limits: standard output") {
         server.signal(SIGTERM);
         CHECK(bystanders.a.closed_with() == 1001);
         CHECK(server.wait() == 0);
+    }
+
+    TEST_CASE("nobody reads standard output any more: the chat goes on, and there is no busy loop") {
+        std::array<int, 2> ends{};
+        REQUIRE(pipe(ends.data()) == 0);
+        Process process({server_path(), "--trace", "127.0.0.1", "0"}, [&] { dup2(ends[1], STDOUT_FILENO); });
+        close(ends[1]);
+        Peer peer(listening_port(process));
+        peer.shake_hands();
+        close(ends[0]);
+        for (int i = 0; i < 10; ++i) {
+            peer.send_frame(Opcode::text, "a line for nobody");
+            REQUIRE(peer.text() == "a line for nobody");
+        }
+        check_idle(process, peer);
+        process.signal(SIGTERM);
+        CHECK(peer.closed_with() == 1001);
+        peer.close();
+        CHECK(process.wait() == 0);
     }
 
     TEST_CASE("a terminal stopped with Ctrl-S delays nobody; Ctrl-Q brings the lines and the count of those dropped") {
@@ -539,6 +670,28 @@ TEST_SUITE("slow") {
         bystanders.chat();
     }
 
+    TEST_CASE("who takes nothing for 30 s while something waits for it is dropped; who takes a little is not") {
+        Server server;
+        Bystanders bystanders(server);
+        const auto start = Clock::now();
+        auto readers = join(server, 2);  // descriptors 6 and 7
+        bystanders.say(std::string(kMiB, 'm'), 8);
+        std::string heard;
+        while (count(server.out(), "\ndisconnect client 6: ") == 0 && seconds_since(start) < 60) {
+            bystanders.chat();
+            const std::string some = readers[1].receive(100 * 1024);
+            heard += some;
+            REQUIRE(bystanders.a.silent(500ms));
+        }
+        CHECK(seconds_since(start) > 29);
+        server.wait_for("\ndisconnect client 6: takes nothing of what waits for it\n");
+        CHECK(count(server.out(), "\ndisconnect client ") == 1);
+        const std::string message = encode(Opcode::text, std::string(kMiB, 'm'));
+        REQUIRE(heard.size() < 8 * message.size());
+        heard += readers[1].receive(8 * message.size() - heard.size());
+        CHECK((heard == repeat(message, 8)));
+    }
+
     TEST_CASE("silence: a Ping at 30 s, the end at 60 s, and neither for those who answer or talk") {
         Server server;
         struct Watched {
@@ -575,5 +728,6 @@ TEST_SUITE("slow") {
             CHECK((one.answers ? one.ended == 0 : one.ended > 59));
         }
         CHECK(count(server.out(), "\ndisconnect client ") == 2);
+        CHECK(count(server.out(), ": silent for 60 s\n") == 2);
     }
 }
