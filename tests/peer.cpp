@@ -67,8 +67,9 @@ constexpr char kUsage[] =
     "server broke the protocol; 4 no connection, refused, or the connection ended too early\n";
 
 constexpr auto kCutPause = 5ms;
-constexpr auto kCallersTime = 2s;         // for `callers` to get through
+constexpr auto kCallersTime = 2s;          // for `callers` to get through
 constexpr std::size_t kHeardBytes = 1024;  // of a message, that `until` looks at
+constexpr std::size_t kShownBytes = 100;   // of a line that is no frame
 
 // Ends the program with one line.
 struct Stop {
@@ -231,7 +232,8 @@ struct Connection {
         if (asked && !refused) bad_server("no HTTP response: \"" + escape(head) + '"');
         while (!head.empty()) {
             const std::size_t end = std::min(head.find('\n'), head.size() - 1);
-            show("<- \"" + escape(head.substr(0, end + 1)) + '"');
+            const std::string line = escape(head.substr(0, std::min(end + 1, kShownBytes)));
+            show("<- \"" + line + (end < kShownBytes ? "\"" : "\" ..."));
             head.erase(0, end + 1);
         }
     }

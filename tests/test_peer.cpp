@@ -34,17 +34,21 @@ TEST_CASE("peer: a message, and what comes back, a line for each frame") {
     const Server server;
     const Run run = peer(server.port(), {"say", "李靖", "wait", "1"});
     CHECK(run.status == 0);
-    CHECK(run.out == k101 + "<- 81 06 | FIN text, 6 bytes: \"\\xe6\\x9d\\x8e\\xe9\\x9d\\x96\"\n" + kBye);
+    const std::string heard = "<- 81 06 | FIN text, 6 bytes: \"\\xe6\\x9d\\x8e\\xe9\\x9d\\x96\"\n";
+    CHECK(run.out == k101 + heard + kBye);
 }
 
 TEST_CASE("peer: in pieces, in fragments, and all in one") {
     const Server server;
     const std::string heard = "<- 81 02 | FIN text, 2 bytes: \"hi\"\n";
-    CHECK(peer(server.port(), {"lower", "cut", "7", "say", "hi", "until", "i"}).out == k101 + heard + kBye);
-    CHECK(peer(server.port(), {"fragments", "2", "hi", "wait", "1"}).out == k101 + heard + kBye);
-    const Run run = peer(server.port(), {"tcp", "hold", "request", "say", "hi", "go", "wait", "1"});
-    CHECK(run.out == k101 + heard + kBye);
-    CHECK(run.status == 0);
+    const std::vector<std::string> cut{"lower", "cut", "7", "say", "hi", "until", "i"};
+    const std::vector<std::string> fragments{"fragments", "2", "hi", "wait", "1"};
+    const std::vector<std::string> together{"tcp", "hold", "request", "say", "hi", "go", "wait", "1"};
+    for (const std::vector<std::string>& words : {cut, fragments, together}) {
+        const Run run = peer(server.port(), words);
+        CHECK(run.out == k101 + heard + kBye);
+        CHECK(run.status == 0);
+    }
 }
 
 TEST_CASE("peer: a crowd counts what it hears") {
@@ -57,7 +61,8 @@ TEST_CASE("peer: a crowd counts what it hears") {
 
 TEST_CASE("peer: the exit status tells how it went") {
     Server server;
-    const auto status = [&](const std::vector<std::string>& words) { return peer(server.port(), words).status; };
+    using Words = std::vector<std::string>;
+    const auto status = [&](const Words& words) { return peer(server.port(), words).status; };
     CHECK(status({"raw", "8a00", "code", "1002"}) == 0);
     CHECK(status({"raw", "8a00", "code", "1003"}) == 1);
     CHECK(status({"quiet", "0.1"}) == 0);
@@ -66,8 +71,9 @@ TEST_CASE("peer: the exit status tells how it went") {
     CHECK(status({"raw", "8a00", "wait", "1"}) == 4);
     const SilentPort nobody;
     CHECK(peer(nobody.number(), {"say", "x"}).status == 4);
-    for (const std::vector<std::string>& wrong : {std::vector<std::string>{}, {"bogus"}, {"say"}, {"cut", "x"},
-                                                  {"raw", "1"}, {"say", "x", "tcp"}, {"times", "2"}}) {
+    const std::vector<Words> mistakes{{},           {"bogus"},           {"say"},       {"cut", "x"},
+                                      {"raw", "1"}, {"say", "x", "tcp"}, {"times", "2"}};
+    for (const Words& wrong : mistakes) {
         const Run run = peer(server.port(), wrong);
         CHECK(run.status == 2);
         CHECK(run.err.starts_with("peer: "));
@@ -78,7 +84,9 @@ TEST_CASE("peer: it is not heard any more in the three ways to leave") {
     Server server;
     CHECK(peer(server.port(), {"half"}).out == k101 + "end: TCP FIN\n");
     server.wait_for("ended without Close");
-    CHECK(peer(server.port(), {"mute", "times", "8", "big", "1000000", "half", "reset"}).status == 0);
+    const std::vector<std::string> killer{"mute",    "times", "8",     "big",
+                                          "1000000", "half",  "sleep", "0.5", "reset"};
+    CHECK(peer(server.port(), killer).status == 0);
     CHECK(peer(server.port(), {"leave"}).status == 0);
     CHECK(peer(server.port(), {"say", "x", "wait", "1"}).status == 0);
 }
