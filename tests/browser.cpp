@@ -31,7 +31,7 @@ namespace {
 
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what); }
 
-// --- JSON ---------------------------------------------------------------------------------------
+// --- JSON ----------------------------------------------------------------------------------------
 
 void append_utf8(std::string& text, unsigned code) {
     if (code < 0x80) {
@@ -145,7 +145,7 @@ Json object(Members members) {
     return {json + '}'};
 }
 
-// --- Chromium -----------------------------------------------------------------------------------
+// --- Chromium ------------------------------------------------------------------------------------
 
 std::string chromium_path() {
     const char* given = std::getenv("CHROMIUM");
@@ -190,7 +190,8 @@ Chromium::~Chromium() {
         // It has been waited for already.
     }
     // Those whose parent was another of them come to us, see browser().
-    while (waitpid(-group_, nullptr, 0) > 0) {}
+    while (waitpid(-group_, nullptr, 0) > 0) {
+    }
 }
 
 // The protocol's address is what Chromium says on stderr when it has started.
@@ -216,12 +217,15 @@ Peer Browser::connect(const std::string& address) {
     for (char& c : nonce) c = static_cast<char>(random());
     const std::string key = base64_encode(nonce);
     Peer peer(std::stoi(host.substr(host.find(':') + 1)));
-    peer.send("GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\nUpgrade: websocket\r\n"
+    peer.send("GET " + path + " HTTP/1.1\r\nHost: " + host +
+              "\r\nUpgrade: websocket\r\n"
               "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-              "Sec-WebSocket-Key: " + key + "\r\n\r\n");
+              "Sec-WebSocket-Key: " +
+              key + "\r\n\r\n");
     const std::string response = peer.receive_until("\r\n\r\n");
     const std::string proof = ": " + accept_key(key) + "\r\n";
-    const bool accepted = response.starts_with("HTTP/1.1 101 ") && response.find(proof) != response.npos;
+    const bool accepted =
+        response.starts_with("HTTP/1.1 101 ") && response.find(proof) != response.npos;
     if (!accepted) fail("Chromium answers the handshake with " + response);
     return peer;
 }
@@ -239,7 +243,8 @@ Json Browser::call(std::string_view method, const Json& params, const std::strin
         const Json message{devtools_.text()};
         const Json answers = message["id"];
         if (answers.raw.empty()) {
-            events.push_back({message["sessionId"].text(), message["method"].text(), message["params"]});
+            events.push_back(
+                {message["sessionId"].text(), message["method"].text(), message["params"]});
             continue;
         }
         if (answers.raw != id) continue;
@@ -269,7 +274,7 @@ Browser& browser() {
     return *the_one;
 }
 
-// --- a tab --------------------------------------------------------------------------------------
+// --- a tab ---------------------------------------------------------------------------------------
 
 namespace {
 
@@ -305,7 +310,8 @@ Tab::Tab(const Tab* neighbour)
 
 Tab::~Tab() {
     for (const auto& [session, method, params] : browser().events) {
-        const bool forbidden = params["entry"]["source"].text() == "security";  // by the page's policy
+        const bool forbidden =
+            params["entry"]["source"].text() == "security";  // by the page's policy
         const bool broken = forbidden || method == "Runtime.exceptionThrown";
         if (session == session_ && broken) ADD_FAIL_CHECK_AT(__FILE__, __LINE__, params.raw);
     }
@@ -362,7 +368,8 @@ void Tab::until(const std::string& condition) {
         const std::string now = look(condition);
         if (now == "true") return;
         if (in_vain) {
-            fail(condition + " is " + now + " for ever, in the page\n" + look("document.body.innerText"));
+            fail(condition + " is " + now + " for ever, in the page\n" +
+                 look("document.body.innerText"));
         }
         poll(nullptr, 0, 10);
     }
@@ -370,9 +377,12 @@ void Tab::until(const std::string& condition) {
 
 void Tab::press(const char* key, int code, const char* text, int modifiers) {
     for (const char* type : {*text ? "keyDown" : "rawKeyDown", "keyUp"}) {
-        call("Input.dispatchKeyEvent",
-             {{"type", type}, {"key", key}, {"code", key}, {"text", text},
-              {"windowsVirtualKeyCode", code}, {"modifiers", modifiers}});
+        call("Input.dispatchKeyEvent", {{"type", type},
+                                        {"key", key},
+                                        {"code", key},
+                                        {"text", text},
+                                        {"windowsVirtualKeyCode", code},
+                                        {"modifiers", modifiers}});
     }
 }
 
@@ -382,9 +392,13 @@ void Tab::mouse(const std::string& element, std::initializer_list<const char*> e
     int y = 0;
     if (!(at >> x >> y)) fail(element + " is " + at.str());
     for (const char* event : events) {
-        call("Input.dispatchMouseEvent",
-             {{"type", event}, {"x", x}, {"y", y}, {"deltaX", 0}, {"deltaY", wheel},
-              {"button", "left"}, {"clickCount", 1}});
+        call("Input.dispatchMouseEvent", {{"type", event},
+                                          {"x", x},
+                                          {"y", y},
+                                          {"deltaX", 0},
+                                          {"deltaY", wheel},
+                                          {"button", "left"},
+                                          {"clickCount", 1}});
     }
 }
 
@@ -392,8 +406,9 @@ void Tab::click(const std::string& element) { mouse(element, {"mousePressed", "m
 
 void Tab::resize(int width, int height, bool is_phone, int percent) {
     const Json scale{std::to_string(percent / 100) + "." + std::to_string(percent % 100)};
-    call("Emulation.setDeviceMetricsOverride",
-         {{"width", width}, {"height", height}, {"deviceScaleFactor", scale}, {"mobile", is_phone}});
+    call(
+        "Emulation.setDeviceMetricsOverride",
+        {{"width", width}, {"height", height}, {"deviceScaleFactor", scale}, {"mobile", is_phone}});
 }
 
 void Tab::media(Members features) {

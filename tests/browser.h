@@ -1,6 +1,7 @@
 // A real Chromium without a screen, for the tests that need one. It is driven through its DevTools
 // protocol, which is itself a WebSocket: the tests reach it through Peer, so through the project's
-// own handshake and frames. Key presses and clicks are such that the browser takes them for a person's.
+// own handshake and frames. Key presses and clicks are such that the browser takes them for a
+// person's.
 #pragma once
 
 #include <sys/types.h>
@@ -18,7 +19,8 @@
 struct Json {
     std::string raw{};  // one value from its first character to its last; empty: there is none
 
-    // What stands between its brackets: the items of an array; of an object the keys and values in turn.
+    // What stands between its brackets: the items of an array; of an object the keys and values in
+    // turn.
     std::vector<Json> items() const;
     Json operator[](std::string_view key) const;
     std::string text() const;  // a string without its quotes and escapes; anything else as it is
@@ -58,7 +60,8 @@ private:
     std::string path_;
 };
 
-// Chromium and the dozen processes that it starts: a group of their own, so that none is left behind.
+// Chromium and the dozen processes that it starts: a group of their own, so that none is left
+// behind.
 class Chromium : public Process {
 public:
     explicit Chromium(const std::string& folder);
@@ -135,7 +138,8 @@ public:
     void press(const char* key, int code, const char* text = "", int modifiers = 0);
     void type(const std::string& text) { call("Input.insertText", {{"text", text}}); }
     // In the middle of an element, which must be there to be hit.
-    void mouse(const std::string& element, std::initializer_list<const char*> events, int wheel = 0);
+    void mouse(const std::string& element, std::initializer_list<const char*> events,
+               int wheel = 0);
     void click(const std::string& element);
 
     void resize(int width, int height, bool is_phone = false, int percent = 100);

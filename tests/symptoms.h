@@ -1,5 +1,6 @@
-// What Chromium's console says when something is wrong at the other end. One table for two tests: one
-// makes each mistake in earnest and asks a browser, the other compares the README's table with this one.
+// What Chromium's console says when something is wrong at the other end. One table for two tests:
+// one makes each mistake in earnest and asks a browser, the other compares the README's table with
+// this one.
 #pragma once
 
 #include <string>
@@ -29,7 +30,8 @@ inline std::vector<Symptom> symptoms() {
     return {
         // --- The answer to the handshake --------------------------------------------------------
         {"The server does not answer.", "", 0, ""},
-        {"The server leaves out the blank line behind its answer, and waits.", "", 0, most + accept},
+        {"The server leaves out the blank line behind its answer, and waits.", "", 0,
+         most + accept},
         {"The server leaves out the blank line and ends the connection.",
          failed + "net::ERR_CONNECTION_CLOSED", 1006, most + accept, close},
         {"The server ends the connection before it answers.",
@@ -40,7 +42,8 @@ inline std::vector<Symptom> symptoms() {
          "(one handshake flag for all clients).",
          failed + "net::ERR_INVALID_HTTP_RESPONSE", 1006, hello + good},
         {"An ordinary web server answers, or the status is not 101.",
-         failed + "Unexpected response code: 200", 1006, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
+         failed + "Unexpected response code: 200", 1006,
+         "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"},
         {"The answer has no `Upgrade`.", failed + "'Upgrade' header is missing", 1006,
          status + connection + accept + "\r\n"},
         {"The answer has no `Connection`.", failed + "'Connection' header is missing", 1006,
@@ -58,7 +61,8 @@ inline std::vector<Symptom> symptoms() {
         {"A NUL behind the 101 (the demo's), and then a message of 3 bytes or more.",
          "A server must not mask any frames that it sends to the client.", 1006,
          good + "\0"s + "\x81\x03hi!"},
-        {"A NUL behind the 101, and then a message of 2 bytes.", "", 0, good + "\0"s + "\x81\x02hi"},
+        {"A NUL behind the 101, and then a message of 2 bytes.", "", 0,
+         good + "\0"s + "\x81\x02hi"},
         {"The server masks its frames.",
          "A server must not mask any frames that it sends to the client.", 1006,
          good + "\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58"},
@@ -69,13 +73,14 @@ inline std::vector<Symptom> symptoms() {
          good + "\xC1\x05hello"},
         {"The opcode is none of the RFC's.", "Unrecognized frame opcode: 3", 1006,
          good + "\x83\x05hello"},
-        {"A text that is not UTF-8; a message cut inside a character, each piece with FIN (the demo's "
-         "pieces of 125 bytes).",
+        {"A text that is not UTF-8; a message cut inside a character, each piece with FIN (the "
+         "demo's pieces of 125 bytes).",
          "Could not decode a text frame as UTF-8.", 1006,
          good + "\x81\x02\xE4\xB8" + "\x81\x01\xAD"},
-        {"A length of 126 bytes in the 7 bits: the browser takes the text's start for the length.", "",
-         0, good + "\x81\x7E" + std::string(126, 'x')},
-        {"A length of 127 bytes in the 7 bits.", "", 1006, good + "\x81\x7F" + std::string(127, 'x')},
+        {"A length of 126 bytes in the 7 bits: the browser takes the text's start for the length.",
+         "", 0, good + "\x81\x7E" + std::string(126, 'x')},
+        {"A length of 127 bytes in the 7 bits.", "", 1006,
+         good + "\x81\x7F" + std::string(127, 'x')},
         {"The length's bytes in the wrong order (little-endian).", "", 0,
          good + "\x81\x7E\x7E" + "\0"s + std::string(126, 'x')},
         {"A short length in the long form.", "Invalid frame header", 1006,
@@ -111,15 +116,15 @@ namespace server_symptoms {
 inline const ServerSymptom nobody{
     "Nobody listens there: ./server does not run, or has another port.",
     "Error in connection establishment: net::ERR_CONNECTION_REFUSED", 1006, ""};
-inline const ServerSymptom tls{
-    "The address begins with wss://, and ./server speaks no TLS.",
-    "Error in connection establishment: net::ERR_SSL_PROTOCOL_ERROR", 1006,
-    "refuse client N: 400 Bad Request: not HTTP: a control character"};
-inline const ServerSymptom full{
-    "All places are taken.", "Error during WebSocket handshake: Unexpected response code: 503", 1006,
-    "refuse client N: 503 Service Unavailable: no slot left"};
-inline const ServerSymptom too_long{
-    "The page sent a message of more than 16 MiB.", "", 1009, "disconnect client N: message over 16 MiB (1009)"};
+inline const ServerSymptom tls{"The address begins with wss://, and ./server speaks no TLS.",
+                               "Error in connection establishment: net::ERR_SSL_PROTOCOL_ERROR",
+                               1006,
+                               "refuse client N: 400 Bad Request: not HTTP: a control character"};
+inline const ServerSymptom full{"All places are taken.",
+                                "Error during WebSocket handshake: Unexpected response code: 503",
+                                1006, "refuse client N: 503 Service Unavailable: no slot left"};
+inline const ServerSymptom too_long{"The page sent a message of more than 16 MiB.", "", 1009,
+                                    "disconnect client N: message over 16 MiB (1009)"};
 inline const ServerSymptom ended{"./server was ended with Ctrl-C.", "", 1001, ""};
 inline const ServerSymptom killed{"./server was killed.", "", 1006, ""};
 

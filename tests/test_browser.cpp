@@ -31,27 +31,34 @@ namespace fs = std::filesystem;
 std::string hex(std::string_view bytes) {
     constexpr std::string_view digits = "0123456789abcdef";
     std::string text;
-    for (const char c : bytes) text += {digits[static_cast<unsigned char>(c) >> 4], digits[c & 15], ' '};
+    for (const char c : bytes)
+        text += {digits[static_cast<unsigned char>(c) >> 4], digits[c & 15], ' '};
     return text.substr(0, text.size() - !text.empty());
 }
 
-// --- the page ---------------------------------------------------------------------------------------
+// --- the page ------------------------------------------------------------------------------------
 
-// What expressions in the page are made of. Things are found as a user finds them, by their role and their words.
+// What expressions in the page are made of. Things are found as a user finds them, by their role
+// and their words.
 constexpr char kWords[] = R"js(
-    const field = (label) => [...document.querySelectorAll("label")].find((l) => l.textContent === label).control;
-    const seen = (selector) => [...document.querySelectorAll(selector)].filter((e) => e.checkVisibility());
+    const all = (selector) => [...document.querySelectorAll(selector)];
+    const field = (label) => all("label").find((l) => l.textContent === label).control;
+    const seen = (selector) => all(selector).filter((e) => e.checkVisibility());
     const button = (words) => seen("button").find((b) => b.textContent.startsWith(words));
     const status = () => document.querySelector("[role=status]").textContent;
     const chat = document.querySelector("[role=log]");
     const toEnd = () => chat.scrollHeight - chat.scrollTop - chat.clientHeight;   // pixels
-    const lines = () => [...chat.querySelectorAll(".line:not(.note)")].map((line) =>   // "*" marks one's own
-      (line.querySelector(".meta").textContent.startsWith("You") ? "*" : "") + line.querySelector(".text").textContent);
-    const isWithin = (width) => [innerWidth, document.scrollingElement.scrollWidth].every((w) => w === width) &&
+    const isOwn = (line) => line.querySelector(".meta").textContent.startsWith("You");
+    const lines = () => [...chat.querySelectorAll(".line:not(.note)")]   // "*" marks one's own
+      .map((line) => (isOwn(line) ? "*" : "") + line.querySelector(".text").textContent);
+    const isWithin = (width) =>
+      innerWidth === width && document.scrollingElement.scrollWidth === width &&
       seen("input, textarea, button, summary").map((e) => e.getBoundingClientRect())
         .every(({ left, right }) => left >= 0 && right <= width);
-    const headers = (way) => seen("details li").reverse().filter((frame) => frame.textContent.includes(way))
-      .map((frame) => [...frame.querySelectorAll(".part .hex")].map((part) => part.textContent).join(" ")).join("\n");
+    const header = (frame) =>
+      [...frame.querySelectorAll(".part .hex")].map((part) => part.textContent).join(" ");
+    const headers = (way) => seen("details li").reverse()
+      .filter((frame) => frame.textContent.includes(way)).map(header).join("\n");
     // The lowest contrast of all that can be read, with its text; WCAG 2.2, 1.4.3.
     const contrast = () => {
       const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
@@ -62,7 +69,8 @@ constexpr char kWords[] = R"js(
         return [...canvas.getImageData(0, 0, 1, 1).data].map((c) => c / 255);
       };
       const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-      const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) + 0.05;
+      const light = ([r, g, b]) =>
+        0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) + 0.05;
       const ground = (e) => {
         const colour = rgba(getComputedStyle(e).backgroundColor);
         return colour[3] === 1 ? light(colour) : ground(e.parentElement);
@@ -70,15 +78,15 @@ constexpr char kWords[] = R"js(
       const ratio = (a, b) => Math.max(a, b) / Math.min(a, b);
       const texts = seen("body *").filter((e) => e.matches("input, textarea") ||
         [...e.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
-      const all = texts.flatMap((e) => ["", "::placeholder"].map((part) =>
+      const found = texts.flatMap((e) => ["", "::placeholder"].map((part) =>
         [ratio(light(rgba(getComputedStyle(e, part).color)), ground(e)), e.textContent || e.id]));
-      return all.sort(([a], [b]) => a - b)[0].join(" ");
+      return found.sort(([a], [b]) => a - b)[0].join(" ");
     };
 )js";
 
 // Time in the page passes as it does, and can be skipped: skip(5000) lets everything happen at once
-// that the page has put off for up to five seconds. `luck` is what Math.random() returns from now on.
-// What the page dials is kept: each socket, when it was made, and when it ended.
+// that the page has put off for up to five seconds. `luck` is what Math.random() returns from now
+// on. What the page dials is kept: each socket, when it was made, and when it ended.
 constexpr char kClock[] = R"js(
     (() => {
       const { setTimeout: later, clearTimeout: never, Date: RealDate } = window;
@@ -117,10 +125,11 @@ constexpr char kClock[] = R"js(
       window.skip = (time) => {
         const end = now() + time;
         while (true) {
-          const next = [...timers].filter(([, { due }]) => due <= end).sort(([, a], [, b]) => a.due - b.due)[0];
-          if (!next) break;
-          skipped += Math.max(0, next[1].due - now());
-          fire(next[0]);
+          const due = [...timers].filter(([, timer]) => timer.due <= end);
+          if (!due.length) break;
+          const [id, timer] = due.sort(([, a], [, b]) => a.due - b.due)[0];
+          skipped += Math.max(0, timer.due - now());
+          fire(id);
         }
         skipped += Math.max(0, end - now());
         [...timers.keys()].forEach(arm);
@@ -139,9 +148,7 @@ constexpr char kClock[] = R"js(
     })();
 )js";
 
-std::string url(const Server& server) {
-    return "ws://127.0.0.1:" + std::to_string(server.port());
-}
+std::string url(const Server& server) { return "ws://127.0.0.1:" + std::to_string(server.port()); }
 
 // A tab with the chat page in it.
 class Page : public Tab {
@@ -164,8 +171,9 @@ public:
     }
     // Lets the time pass that the page wants to wait before its next attempt.
     void skip_to_attempt() {
-        eval("(() => { const n = dials.length;"
-             "for (let i = 0; i < 4000 && dials.length === n; i++) skip(10); })()");
+        eval(
+            "(() => { const n = dials.length;"
+            "for (let i = 0; i < 4000 && dials.length === n; i++) skip(10); })()");
     }
     // However many attempts it takes. Each has all the time that it needs.
     void until_connected() {
@@ -223,20 +231,28 @@ std::vector<std::string> processes_with(const std::string& word) {
 
 }  // namespace
 
-// --- the tests -------------------------------------------------------------------------------------------------------
+// --- the tests -----------------------------------------------------------------------------------
 
-TEST_CASE("there is a Chromium, or the page's tests say that they are skipped" * doctest::test_suite("browser")) {
+TEST_CASE("there is a Chromium, or the page's tests say that they are skipped" *
+          doctest::test_suite("browser")) {
     const char* ci = std::getenv("CI");
     const bool found = !chromium_path().empty();
-    if (!found && ci && ci == "true"s) FAIL("no Chromium found, and CI=true: `make deps` installs it");
-    if (!found) MESSAGE("SKIPPED: the page's tests in a real browser, for none is found (`make deps` installs one)");
+    if (!found && ci && ci == "true"s)
+        FAIL("no Chromium found, and CI=true: `make deps` installs it");
+    if (!found)
+        MESSAGE(
+            "SKIPPED: the page's tests in a real browser, for none is found (`make deps` installs "
+            "one)");
 }
 
 TEST_SUITE("browser" * doctest::skip(chromium_path().empty())) {
 
 TEST_CASE("strings come through the protocol as they are") {
-    CHECK(Json{R"("a\"\\\/\b\n\u0007\u00e9\u674e\ud83d\ude00\ud83d!")"}.text() == "a\"\\/\b\n\aé李😀\xEF\xBF\xBD!");
-    CHECK(Json{R"({"a":{"b":"x"},"b":[1,{"c":"},\""},[]],"d":""})"}["b"].items().at(1)["c"].text() == "},\"");
+    CHECK(Json{R"("a\"\\\/\b\n\u0007\u00e9\u674e\ud83d\ude00\ud83d!")"}.text() ==
+          "a\"\\/\b\n\aé李😀\xEF\xBF\xBD!");
+    CHECK(
+        Json{R"({"a":{"b":"x"},"b":[1,{"c":"},\""},[]],"d":""})"}["b"].items().at(1)["c"].text() ==
+        "},\"");
     CHECK(Page("").eval(in_quotes("\"\\\x01\n\x7F李靖😀")) == "\"\\\x01\n\x7F李靖😀");
 }
 
@@ -252,17 +268,22 @@ TEST_CASE("opened as a file the page connects by itself and says so") {
     CHECK(page.is("performance.getEntriesByType('resource').length === 0"));  // it loads nothing
 }
 
-TEST_CASE_FIXTURE(Chat, "each part has its role and its label, once, and the keyboard reaches all of them") {
+TEST_CASE_FIXTURE(
+    Chat, "each part has its role and its label, once, and the keyboard reaches all of them") {
     for (const char* role : {"status", "log"}) CHECK_MESSAGE(page.count(role) == 1, role);
-    for (const char* name : {"Message", "Server", "Name"}) CHECK_MESSAGE(page.count("textbox", name) == 1, name);
-    for (const char* name : {"Send", "Disconnect"}) CHECK_MESSAGE(page.count("button", name) == 1, name);
+    for (const char* name : {"Message", "Server", "Name"})
+        CHECK_MESSAGE(page.count("textbox", name) == 1, name);
+    for (const char* name : {"Send", "Disconnect"})
+        CHECK_MESSAGE(page.count("button", name) == 1, name);
     CHECK(page.count("textbox") == 3);
 
     page.click("field('Server')");
     std::string way;
     for (int i = 0; i < 6; ++i) {
         page.press("Tab", kTab);
-        way += page.eval("((e) => e.labels?.[0]?.textContent || e.ariaLabel || e.textContent)(document.activeElement)");
+        way += page.eval(
+            "((e) => e.labels?.[0]?.textContent || e.ariaLabel || "
+            "e.textContent)(document.activeElement)");
         way += ", ";
     }
     CHECK(way == "Disconnect, Chat, Name, Message, Send, On the wire, ");
@@ -270,7 +291,8 @@ TEST_CASE_FIXTURE(Chat, "each part has its role and its label, once, and the key
     page.until("button('125, then 126 bytes') !== undefined");
 }
 
-TEST_CASE_FIXTURE(Chat, "two pages chat: a line of one's own is marked, and everybody sees it once") {
+TEST_CASE_FIXTURE(Chat,
+                  "two pages chat: a line of one's own is marked, and everybody sees it once") {
     Page other(*server);
     other.fill("Name", "红拂");
     for (const char* letter : {"H", "i"}) page.press(letter, *letter & ~0x20, letter);
@@ -283,7 +305,8 @@ TEST_CASE_FIXTURE(Chat, "two pages chat: a line of one's own is marked, and ever
     for (Page* each : {&page, &other}) {
         CHECK(each->draft() == "");
         CHECK(each->is("document.activeElement === field('Message')"));
-        CHECK(each->is("Math.abs(Date.now() - new Date(chat.querySelector('time').dateTime)) < 60000"));
+        CHECK(each->is(
+            "Math.abs(Date.now() - new Date(chat.querySelector('time').dateTime)) < 60000"));
     }
 }
 
@@ -293,13 +316,15 @@ TEST_CASE_FIXTURE(Chat, "a plain client takes part: the wire says `name: text` a
     peer.send_frame(Opcode::text, "nc: hello");
     peer.send_frame(Opcode::text, "no name at all");
     peer.send_frame(Opcode::binary, "\x01\xAB\xFF text"s + std::string(20, '\0'));
-    page.until_lines("*李靖:   from the page|nc: hello|no name at all|"
-                     "binary message (28 bytes) 01 ab ff 20 74 65 78 74 00 00 00 00 00 00 00 00 …");
+    page.until_lines(
+        "*李靖:   from the page|nc: hello|no name at all|"
+        "binary message (28 bytes) 01 ab ff 20 74 65 78 74 00 00 00 00 00 00 00 00 …");
 }
 
 TEST_CASE_FIXTURE(Chat, "whatever a message says is shown as text") {
-    const std::string evil = "<img src=x onerror=\"window.done = 1\">: <b>bold</b> &amp; "
-                             "<script>window.done = 2</script> &#x674e; ${window.done = 3} \u202E";
+    const std::string evil =
+        "<img src=x onerror=\"window.done = 1\">: <b>bold</b> &amp; "
+        "<script>window.done = 2</script> &#x674e; ${window.done = 3} \u202E";
     peer.send_frame(Opcode::text, evil);
     page.until_lines(evil);
     page.fill("Name", "<i>i</i>");
@@ -311,14 +336,20 @@ TEST_CASE_FIXTURE(Chat, "whatever a message says is shown as text") {
     CHECK(page.is("chat.innerText.includes('<b>bold</b> &amp;')"));
 }
 
-TEST_CASE_FIXTURE(Chat, "Enter belongs to the input method while it composes, and sends once when it is done") {
-    page.eval("(window.keys = [], addEventListener('keydown', (e) => keys.push(e.isComposing, e.keyCode), true))");
-    page.call("Input.imeSetComposition", {{"text", "nihao"}, {"selectionStart", 5}, {"selectionEnd", 5}});
+TEST_CASE_FIXTURE(
+    Chat, "Enter belongs to the input method while it composes, and sends once when it is done") {
+    page.eval(
+        "(window.keys = [], addEventListener('keydown', (e) => keys.push(e.isComposing, "
+        "e.keyCode), true))");
+    page.call("Input.imeSetComposition",
+              {{"text", "nihao"}, {"selectionStart", 5}, {"selectionEnd", 5}});
     page.press("Enter", kComposing);  // what Chromium and Firefox tell
     page.press("Enter", kEnter);      // only isComposing
     CHECK(page.draft() == "nihao");
-    page.type("你好");                // takes the composition's place
-    page.press("Enter", kComposing);  // only keyCode: Safari, where this Enter comes after the composition's end
+    page.type("你好");  // takes the composition's place
+    page.press(
+        "Enter",
+        kComposing);  // only keyCode: Safari, where this Enter comes after the composition's end
     CHECK(page.eval("keys.join()") == "true,229,true,13,false,229");
     CHECK(page.draft() == "你好");
     page.enter();
@@ -345,8 +376,9 @@ TEST_CASE_FIXTURE(Chat, "nothing empty is sent, and Shift+Enter begins a line") 
 }
 
 TEST_CASE_FIXTURE(Chat, "the draft outlives the server, and what never came back returns to it") {
-    page.eval("(window.heard = '', new MutationObserver(() => { heard += status(); })"
-              ".observe(document.querySelector('[role=status]'), { subtree: true, childList: true }))");
+    page.eval(
+        "(window.heard = '', new MutationObserver(() => { heard += status(); })"
+        ".observe(document.querySelector('[role=status]'), { subtree: true, childList: true }))");
     page.type("a draft 草稿");
     server->signal(SIGTERM);
     server->wait();
@@ -398,13 +430,16 @@ TEST_CASE_FIXTURE(Chat, "a wrong address is explained in words") {
     const std::string good = url(*server), bare = good.substr(5);
     const SilentPort silent;
     const std::string nobody = "ws://127.0.0.1:"s.append(std::to_string(silent.number()));
-    struct Row { std::string address, words; };
-    const std::vector<Row> table{{"http://" + bare, "begins with ws://. Try ws://" + bare},
-                                 {bare, "begins with ws://. Try ws://" + bare},
-                                 {"", "begins with ws://"},
-                                 {"ws://127.0.0.1:99999", "a port up to 65535"},
-                                 {good + "/#a", "has no # part"},
-                                 {nobody, "No connection to " + nobody + ". Is ./server running there?"}};
+    struct Row {
+        std::string address, words;
+    };
+    const std::vector<Row> table{
+        {"http://" + bare, "begins with ws://. Try ws://" + bare},
+        {bare, "begins with ws://. Try ws://" + bare},
+        {"", "begins with ws://"},
+        {"ws://127.0.0.1:99999", "a port up to 65535"},
+        {good + "/#a", "has no # part"},
+        {nobody, "No connection to " + nobody + ". Is ./server running there?"}};
     for (const auto& [address, words] : table) {
         page.fill("Server", address);
         page.click_button("Connect");
@@ -420,7 +455,8 @@ TEST_CASE_FIXTURE(Chat, "of 3000 messages the last 500 are kept, and the page st
     page.call("Performance.enable", {{"timeDomain", "threadTicks"}});
     const double before = page.busy_seconds();
     std::string burst;
-    for (int i = 0; i < 3000; ++i) burst += masked(Opcode::text, "bot: message " + std::to_string(i));
+    for (int i = 0; i < 3000; ++i)
+        burst += masked(Opcode::text, "bot: message " + std::to_string(i));
     peer.send(burst);
     page.say("meanwhile");
     page.until("['bot: message 2999', '*李靖: meanwhile'].every((line) => lines().includes(line))");
@@ -468,7 +504,8 @@ TEST_CASE_FIXTURE(Chat, "the panel shows the headers that really were on the wir
         received.append(i == 0 ? "" : "\n").append(hex(frame.header.bytes));
         payload = frame.payload;
     }
-    CHECK(received == "81 7d\n81 7e 00 7e\n81 7e ff ff\n81 7f 00 00 00 00 00 01 00 00\n81 7e 00 96");
+    CHECK(received ==
+          "81 7d\n81 7e 00 7e\n81 7e ff ff\n81 7f 00 00 00 00 00 01 00 00\n81 7e 00 96");
     CHECK(page.eval("headers('received')") == received);
     CHECK(payload == repeat("中", 50));
     const std::string start = hex(payload.substr(0, 125)) + " ┊ " + hex(payload.substr(125));
@@ -478,11 +515,15 @@ TEST_CASE_FIXTURE(Chat, "the panel shows the headers that really were on the wir
     for (std::string line; std::getline(trace, line);) {
         const std::size_t from = line.find(": ") + 2, to = line.find(" | FIN text");
         if (!line.starts_with("<- ") || to == line.npos) continue;
-        sent.append(sent.empty() ? "" : "\n").append(line, from, to - from - 11).append("?? ?? ?? ??");  // the key
+        sent.append(sent.empty() ? "" : "\n")
+            .append(line, from, to - from - 11)
+            .append("?? ?? ?? ??");  // the key
     }
     CHECK(page.eval("headers('sent')") == sent);
-    for (const std::string length : {"125 (7 bit)", "126 (7+16 bit)", "65535 (7+16 bit)", "65536 (7+64 bit)"}) {
-        const std::string parts = "seen('.part').filter((part) => part.textContent.endsWith('length " + length + "'))";
+    for (const std::string length :
+         {"125 (7 bit)", "126 (7+16 bit)", "65535 (7+16 bit)", "65536 (7+64 bit)"}) {
+        const std::string parts =
+            "seen('.part').filter((part) => part.textContent.endsWith('length " + length + "'))";
         CHECK_MESSAGE(page.is(parts + ".length === 2"), length);  // sent and received
     }
 }
@@ -490,12 +531,14 @@ TEST_CASE_FIXTURE(Chat, "the panel shows the headers that really were on the wir
 TEST_CASE_FIXTURE(Chat, "320 pixels are wide enough for everything") {
     page.resize(320, 568, true);
     peer.send_frame(Opcode::text, "bot: " + repeat("long", 500));
-    peer.send_frame(Opcode::text, "bot: http://example.com/" + repeat("path/", 20) + " " + repeat("李", 100));
+    peer.send_frame(Opcode::text,
+                    "bot: http://example.com/" + repeat("path/", 20) + " " + repeat("李", 100));
     page.fill("Name", repeat("W", 24));
     page.fill("Message", repeat("unbroken", 30));
     page.until("lines().length === 2");
     CHECK(page.is("isWithin(320)"));
-    CHECK(page.is("((r) => r.top >= 0 && r.bottom <= innerHeight)(button('Send').getBoundingClientRect())"));
+    CHECK(page.is(
+        "((r) => r.top >= 0 && r.bottom <= innerHeight)(button('Send').getBoundingClientRect())"));
     page.enter();
     page.click("seen('summary')[0]");
     page.click_button("50 × 中");
@@ -509,16 +552,22 @@ TEST_CASE_FIXTURE(Chat, "in light and dark, small and large, all that is said ca
         const std::string lowest = page.eval("contrast()");
         CHECK_MESSAGE(std::stod(lowest) >= 4.5, name, ": ", lowest);
         page.screenshot(name);
-        return page.eval("['color', 'backgroundColor'].map((key) => getComputedStyle(document.documentElement)[key])");
+        return page.eval(
+            "['color', 'backgroundColor'].map((key) => "
+            "getComputedStyle(document.documentElement)[key])");
     };
-    peer.send_frame(Opcode::text, "红拂: 久仰大名! Is this the select() server that everybody talks about?");
+    peer.send_frame(Opcode::text,
+                    "红拂: 久仰大名! Is this the select() server that everybody talks about?");
     page.until("lines().length === 1");
     page.type("It is. One thread, one loop,");
     page.enter(kShift);
     page.say("and 红拂 is heard by all 😀");
     page.until("lines().length === 2");
-    peer.send_frame(Opcode::text, "虬髯客: <b>not bold</b> &amp; a line that is long enough to be broken, which is a good "
-                                  "thing for lines to be able to do, https://example.com/" + repeat("a-long-path/", 9));
+    peer.send_frame(
+        Opcode::text,
+        "虬髯客: <b>not bold</b> &amp; a line that is long enough to be broken, which is a good "
+        "thing for lines to be able to do, https://example.com/" +
+            repeat("a-long-path/", 9));
     peer.send_frame(Opcode::binary, "\x00\x01\x02\x03\xFE\xFF"s);
     page.until("lines().length === 4");
     page.type("a draft, not sent yet");
@@ -555,9 +604,11 @@ TEST_CASE_FIXTURE(Chat, "the console has the demo's words") {
     CHECK(page.console_has("error"));
 }
 
-// --- time ---------------------------------------------------------------------------------------
+// --- time ----------------------------------------------------------------------------------------
 
-TEST_CASE_FIXTURE(Chat, "attempts come ever later, up to 30 s, each class at its own time, and soon again after success") {
+TEST_CASE_FIXTURE(Chat,
+                  "attempts come ever later, up to 30 s, each class at its own time, and soon "
+                  "again after success") {
     // How long the page waits after each of seven failures in a row.
     const auto delays = [&](const char* luck) {
         page.eval("luck = "s + luck);
@@ -573,7 +624,8 @@ TEST_CASE_FIXTURE(Chat, "attempts come ever later, up to 30 s, each class at its
         return found;
     };
     const std::vector<double> one = delays("0");
-    const std::vector<double> other = delays("0.999");  // begins again with a second, so after success
+    const std::vector<double> other =
+        delays("0.999");  // begins again with a second, so after success
     double most = 1000;
     for (std::size_t i = 0; i < one.size(); ++i) {
         INFO(i, ": ", one[i], " and ", other[i], " ms");
@@ -592,11 +644,13 @@ TEST_CASE_FIXTURE(Chat, "somebody who comes back, or whose network does, need no
     for (const char* type : {"focus", "online"}) {
         INFO(type);
         // The wait is long enough by now that no attempt is made by itself.
-        page.until("(skip(status().includes('Retrying') && !/in [0-9]{2} s/.test(status()) ? 1000 : 0), "
-                   "/in [0-9]{2} s/.test(status()))");
+        page.until(
+            "(skip(status().includes('Retrying') && !/in [0-9]{2} s/.test(status()) ? 1000 : 0), "
+            "/in [0-9]{2} s/.test(status()))");
         const std::string before = page.eval("dials.length");
         CHECK(page.eval("(dispatchEvent(new Event('"s + type + "')), dials.length - " + before +
-                        " + status())").starts_with("1Connecting to "));
+                        " + status())")
+                  .starts_with("1Connecting to "));
     }
 }
 
@@ -604,8 +658,9 @@ TEST_CASE("a handshake that does not end is given up after 8 s") {
     const Server server;
     server.signal(SIGSTOP);  // the kernel accepts for it, but nobody answers
     Page page(url(server));
-    CHECK(page.is("(skip(dials[0].at + 7500 - performance.now()), dials.length === 1 && "
-                  "dials[0].socket.readyState === 0 && status().startsWith('Connecting to'))"));
+    CHECK(
+        page.is("(skip(dials[0].at + 7500 - performance.now()), dials.length === 1 && "
+                "dials[0].socket.readyState === 0 && status().startsWith('Connecting to'))"));
     CHECK(page.is("(skip(600), status().includes('Retrying in '))"));
     CHECK(page.is("status().includes('handshake')"));
     CHECK(page.is("dials[0].socket.readyState >= 2"));
@@ -634,7 +689,7 @@ TEST_CASE("what is said while the page is still connecting waits") {
     page.until_lines("*李靖: too early no more");
 }
 
-// --- nothing is lost, nothing moves -------------------------------------------------------------
+// --- nothing is lost, nothing moves --------------------------------------------------------------
 
 TEST_CASE_FIXTURE(Chat, "the draft is kept at every keystroke") {
     std::string text;
@@ -664,20 +719,23 @@ TEST_CASE_FIXTURE(Chat, "who reads further up keeps the place while old lines go
     page.until("lines().length === 500 && toEnd() < 2");
     page.eval("chat.scrollTop = chat.scrollHeight / 2");
     page.until("toEnd() > 400");
-    page.eval("window.place = [...chat.querySelectorAll('.line')]"
-              ".find((line) => line.getBoundingClientRect().top > chat.getBoundingClientRect().top)");
+    page.eval(
+        "window.place = [...chat.querySelectorAll('.line')]"
+        ".find((line) => line.getBoundingClientRect().top > chat.getBoundingClientRect().top)");
     const std::string top = page.eval("place.getBoundingClientRect().top");
     for (int i = 500; i < 600; ++i) peer.send_frame(Opcode::text, "bot: " + std::to_string(i));
     page.until("lines().at(-1) === 'bot: 599' && lines().length === 500");
     CHECK(page.is("Math.abs(place.getBoundingClientRect().top - " + top + ") < 2"));
 }
 
-TEST_CASE_FIXTURE(Chat, "the log says once that the connection has ended, however many attempts follow") {
+TEST_CASE_FIXTURE(Chat,
+                  "the log says once that the connection has ended, however many attempts follow") {
     peer.send_frame(Opcode::text, "bot: before");
     page.until_lines("bot: before");
     server.reset();
     page.until("dials.length > 3 || (status().includes('Retrying') && skip(5000), false)");
-    CHECK(page.is("[...chat.children].map((line) => line.matches('.note')).join() === 'false,true'"));
+    CHECK(
+        page.is("[...chat.children].map((line) => line.matches('.note')).join() === 'false,true'"));
     CHECK(page.is("/connection/i.test(chat.lastElementChild.textContent)"));
     restart();
     page.until_connected();

@@ -1,5 +1,5 @@
-// What a browser says when a server makes a mistake: each row of symptoms.h is made in earnest, and a
-// real Chromium is asked for its console and for the code of its close event.
+// What a browser says when a server makes a mistake: each row of symptoms.h is made in earnest, and
+// a real Chromium is asked for its console and for the code of its close event.
 #include <arpa/inet.h>
 #include <doctest/doctest.h>
 #include <netinet/in.h>
@@ -108,7 +108,8 @@ private:
 
 // Has the page open a connection, about which `socket`, `code` and `heard` tell.
 void dial(Tab& tab, const std::string& url) {
-    tab.eval("(window.code = 0, window.heard = 0, window.socket = new WebSocket('" + url + "'), "
+    tab.eval("(window.code = 0, window.heard = 0, window.socket = new WebSocket('" + url +
+             "'), "
              "socket.onmessage = () => { heard++; }, "
              "socket.onclose = (event) => { code = event.code; })");
 }
@@ -131,7 +132,8 @@ std::string console(Tab& tab, int port) {
 // A round trip of the same page through ./server: time enough for Chromium to do what it will do
 // with bytes that it had before.
 void round_trip(Tab& tab, const Server& server) {
-    tab.eval("(window.back = false, window.other = new WebSocket('" + address(server.port()) + "'), "
+    tab.eval("(window.back = false, window.other = new WebSocket('" + address(server.port()) +
+             "'), "
              "other.onopen = () => other.send('x'), "
              "other.onmessage = () => { back = true; })");
     tab.until("back");
@@ -178,7 +180,8 @@ TEST_CASE("the console where ./server is at the other end, and what ./server pri
     };
     const auto expect_line = [&](Server& server, const ServerSymptom& symptom) {
         const std::string line = symptom.printed;
-        wait_until(line.c_str(), [&] { return printed(server.out()).find(line + "\n") != line.npos; });
+        wait_until(line.c_str(),
+                   [&] { return printed(server.out()).find(line + "\n") != line.npos; });
     };
 
     SUBCASE("nobody") {
