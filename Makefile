@@ -5,6 +5,7 @@
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
 # make exercise N=4   says whether exercise 4 is solved; make exercises: proves all the checks
 # make peer       build/peer, a scripted client; make first: build/first, the course's first chat server
+# make bug N=3   builds the server with mistake 3 of tests/bugs and says what to try; make bugs: proves all
 # make bench      server and bare floor under the same load, side by side
 # make deps       installs what the tests need (Debian, Ubuntu)
 
@@ -87,6 +88,14 @@ exercise: $(SERVER) $(BUILD)/peer $(BUILD)/exercises/check
 
 exercises: $(SERVER) $(BUILD)/peer $(BUILD)/exercises/check
 	@tests/exercises/run.sh all
+
+bug: $(BUILD)/peer
+	@CXX='$(CXX)' LDFLAGS='$(LDFLAGS)' tests/bugs/bug.sh show $(N)
+
+bugs:
+	@CXX='$(CXX)' LDFLAGS='$(LDFLAGS)' tests/bugs/bug.sh prove $(N)
+
+.PHONY: bug bugs
 
 deps:
 	@command -v apt-get >/dev/null || { echo 'install doctest (its header as doctest/doctest.h) and Chromium'; exit 1; }

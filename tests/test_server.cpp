@@ -700,6 +700,46 @@ TEST_SUITE("chat") {
         peers[0].send_frame(Opcode::text, "just us");
         server.wait_for("text, 7 bytes, to 2 clients\n");
     }
+
+    TEST_CASE("who has not shaken hands holds up nobody: 40 MiB are said and read meanwhile") {
+        const Server server({"--quiet"});
+        Peer silent(server);
+        auto peers = join(server, 2);
+        const std::string large(1 << 20, 'x');
+        for (int i = 0; i < 40; ++i) {
+            peers[0].send_frame(Opcode::binary, large);
+            for (Peer& peer : peers) REQUIRE((peer.next_frame().payload == large));
+        }
+        CHECK(silent.silent(0ms));  // no 408: all that took less than its deadline
+    }
+
+    TEST_CASE("fifty connect while the server does not run: nobody has to try again") {
+        const Server server;
+        auto peers = join(server, 2);
+        server.signal(SIGSTOP);
+        std::vector<Peer> waiting;
+        for (int i = 0; i < 50; ++i) waiting.emplace_back(server);  // returns when the kernel has taken it in
+        server.signal(SIGCONT);
+        for (Peer& peer : waiting) peer.shake_hands();
+        std::move(waiting.begin(), waiting.end(), std::back_inserter(peers));
+        check_chat(peers, "all of us");
+    }
+
+    TEST_CASE("a reader that has said its TCP FIN and then resets leaves the server alive") {
+        const Server server({"--quiet"});
+        auto peers = join(server, 2);
+        for (int i = 0; i < 3; ++i) {
+            // More waits for it than the kernels take, so that the server has to send again.
+            Peer leaver = joined(server);
+            const std::string large(8 << 20, 'x');
+            peers[0].send_frame(Opcode::binary, large);
+            for (Peer& peer : peers) REQUIRE((peer.next_frame().payload == large));
+            leaver.shut_down_sending();
+            check_chat(peers, "it has half-closed");
+            leaver.reset_now();
+            check_chat(peers, "and is gone");
+        }
+    }
 }
 
 TEST_SUITE("--trace") {
