@@ -488,7 +488,8 @@ private:
 std::string faults_library() {
     const char* path = std::getenv("FAULTS");
     if (path == nullptr || server_is_sanitized()) return "";
-    return std::filesystem::exists(path) ? std::filesystem::absolute(path).string() : "";
+    // Relative: LD_PRELOAD is cut at blanks, and the name of the folder that we are in may have one.
+    return std::filesystem::exists(path) ? std::filesystem::relative(path).string() : "";
 }
 
 void simulate(unsigned long seed, const std::string& faults = "") {
