@@ -471,15 +471,16 @@ TEST_SUITE("limits: memory") {
         auto peers = join(server, 2);
         Peer behind(server);
         behind.shake_hands();
-        const std::string filler(kMiB - 3, 'm');
+        // Each is different all through: bytes of an older one would be seen.
+        const auto message = [](std::size_t number) { return repeat(std::to_string(number), kMiB / 3); };
         std::size_t next = 100;
         for (std::size_t said = 100; said < 200; ++said) {
-            peers[0].send_frame(Opcode::binary, std::to_string(said) + filler);
-            for (Peer& peer : peers) REQUIRE((peer.next_frame().payload == std::to_string(said) + filler));
+            peers[0].send_frame(Opcode::binary, message(said));
+            for (Peer& peer : peers) REQUIRE((peer.next_frame().payload == message(said)));
             // Something of the log is always due to it, so that the log never begins anew meanwhile.
-            if (said >= 103) REQUIRE((behind.next_frame().payload == std::to_string(next++) + filler));
+            if (said >= 103) REQUIRE((behind.next_frame().payload == message(next++)));
         }
-        while (next < 200) REQUIRE((behind.next_frame().payload == std::to_string(next++) + filler));
+        while (next < 200) REQUIRE((behind.next_frame().payload == message(next++)));
     }
 
     TEST_CASE("a million empty messages for one who does not read") {
