@@ -772,6 +772,16 @@ TEST_SUITE("--trace") {
         CHECK(has(server.out(), "\n-> all: 82 7e 01 2c | FIN binary, 300 bytes: " + start));
     }
 
+    TEST_CASE("nobody says anything: select() does not return, nor does it for one who has room to be sent to") {
+        Server server({"--trace"});
+        auto peers = join(server, 2);
+        check_chat(peers, "one line each");
+        server.wait_for("send 5: 15 bytes\n");
+        const std::size_t before = server.out().size();
+        REQUIRE(peers[0].silent(300ms));
+        CHECK(server.out().size() - before < 200);  // a busy loop says it a hundred times
+    }
+
     TEST_CASE("the same lines however the frames are cut") {
         std::string first;
         for (const bool slowly : kWays) {
