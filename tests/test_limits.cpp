@@ -483,6 +483,39 @@ TEST_SUITE("limits: memory") {
         while (next < 200) REQUIRE((behind.next_frame().payload == message(next++)));
     }
 
+    TEST_CASE("senders come and go while one hardly reads: together they say no more than there is room for") {
+        Server server({"--quiet"});
+        Peer slow(server);
+        slow.shake_hands();
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        const auto next_binary = [&] {
+            Peer::Frame frame;
+            while (!frame.ended && frame.header.opcode != Opcode::binary) frame = slow.next_frame();
+            REQUIRE(frame.payload.size() == kMiB);
+            REQUIRE(frame.payload.find_first_not_of(frame.payload[0]) == std::string::npos);
+            return frame.payload[0];
+        };
+        std::vector<Peer> in_their_places;  // so that each sender has a descriptor, and a share, of its own
+        std::string heard;
+        for (char name = 'a'; name < 'm'; ++name) {
+            auto sender = join(server, 1);
+            const std::string message = masked(Opcode::binary, std::string(kMiB, name));
+            push_until_held(sender[0], message, bystanders);
+            sender.clear();
+            wait_until("the sender has left", [&] {
+                return server.descriptors() <= before + static_cast<int>(in_their_places.size());
+            });
+            in_their_places.emplace_back(server);
+            heard += next_binary();
+        }
+        in_their_places.clear();
+        bystanders.a.send_frame(Opcode::binary, std::string(kMiB, 'z'));
+        while (heard.back() != 'z') heard += next_binary();
+        CHECK(std::ranges::is_sorted(heard));
+        CHECK(heard.size() > 24);
+    }
+
     TEST_CASE("a million empty messages for one who does not read") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
