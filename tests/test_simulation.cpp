@@ -566,7 +566,7 @@ std::string faults_library() {
     const char* path = std::getenv("FAULTS");
     if (path == nullptr || server_is_sanitized()) return "";
     // Relative: LD_PRELOAD is cut at blanks, and the name of the folder that we are in may have one.
-    return std::filesystem::exists(path) ? std::filesystem::relative(path).string() : "";
+    return std::filesystem::exists(path) ? "./" + std::filesystem::relative(path).string() : "";
 }
 
 void simulate(unsigned long seed, const std::string& faults = "") {
