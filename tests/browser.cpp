@@ -160,7 +160,23 @@ std::string chromium_path() {
     return "";
 }
 
-Folder::Folder() : path_((fs::temp_directory_path() / "browser-test-XXXXXX").string()) {
+// Its name says whose it is: a run that was killed leaves its folders, and the next run removes them.
+static const std::string kFolderName = "browser-test-";
+
+static void remove_folders_of_the_dead() {
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(fs::temp_directory_path(), ignored)) {
+        const std::string name = entry.path().filename().string();
+        if (!name.starts_with(kFolderName)) continue;
+        const int owner = std::atoi(name.c_str() + kFolderName.size());
+        if (owner > 0 && kill(owner, 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), ignored);
+    }
+}
+
+Folder::Folder() {
+    const std::string name = kFolderName + std::to_string(getpid()) + "-XXXXXX";
+    path_ = (fs::temp_directory_path() / name).string();
+    remove_folders_of_the_dead();
     if (!mkdtemp(path_.data())) fail("mkdtemp " + path_);
 }
 
