@@ -160,7 +160,7 @@ std::string chromium_path() {
     return "";
 }
 
-// Its name says whose it is: a run that was killed leaves its folders, and the next run removes them.
+// Its name says whose it is: a run that was killed leaves its folders, the next removes them.
 static const std::string kFolderName = "browser-test-";
 
 static void remove_folders_of_the_dead() {
@@ -169,7 +169,8 @@ static void remove_folders_of_the_dead() {
         const std::string name = entry.path().filename().string();
         if (!name.starts_with(kFolderName)) continue;
         const int owner = std::atoi(name.c_str() + kFolderName.size());
-        if (owner > 0 && kill(owner, 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), ignored);
+        const bool dead = owner > 0 && kill(owner, 0) != 0 && errno == ESRCH;
+        if (dead) fs::remove_all(entry.path(), ignored);
     }
 }
 
