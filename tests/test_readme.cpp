@@ -46,13 +46,13 @@ namespace {
 constexpr std::size_t kMostWords = 2500;
 constexpr std::size_t kMostColumns = 120;  // of a line; a row of a table cannot be broken
 
-struct Exception {
+struct Exempt {
     std::string what;
     std::string why;
 };
 
 // What is in the README and cannot be run here, with the reason. Each must be there.
-const std::vector<Exception> kNotRun{
+const std::vector<Exempt> kNotRun{
     {"make", "builds ./server: whoever runs this test has done that"},
     {"ip -brief address", "tells the addresses of this computer"},
     {"openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj /CN=localhost -keyout chat.key "
@@ -63,7 +63,7 @@ const std::vector<Exception> kNotRun{
 };
 
 // What stands in code style and is no command, file, option or name in the sources.
-const std::vector<Exception> kNotLookedUp{
+const std::vector<Exempt> kNotLookedUp{
     {"name: text", "what the page sends; a case in test_browser.cpp"},
     {"Ada: hello", "an example of it; it is sent here, too"},
     {"81 06", "bytes, compared in the session"},
@@ -357,23 +357,8 @@ std::string for_this_computer(const std::string& text, int port) {
     return replaced(command, "build/run_tests ", tests);
 }
 
-bool is_in(const std::vector<Exception>& list, const std::string& text) {
-    return std::ranges::any_of(list, [&](const Exception& one) { return one.what == text; });
-}
-
-void run_client(const Command& command, int port) {
-    std::string text = for_this_computer(command.text, port);
-    // To a terminal it would print line by line; and the signal is for the command itself.
-    if (command.interrupted) text.insert(0, "exec stdbuf -oL ");
-    Process process({"/bin/sh", "-c", text}, kInRoot);
-    if (command.interrupted) {
-        await(command, [&] { return process.out(); });
-        process.signal(SIGINT);
-        process.wait();
-    } else {
-        CHECK_MESSAGE(process.wait() == 0, command.text, ": ", process.err());
-    }
-    check_output(command, process.out());
+bool is_in(const std::vector<Exempt>& list, const std::string& text) {
+    return std::ranges::any_of(list, [&](const Exempt& one) { return one.what == text; });
 }
 
 // A ./server of the README, on a free port.
@@ -385,10 +370,12 @@ public:
         for (std::string word; words >> word;) {
             if (word.starts_with("--")) options.push_back(word);
         }
-        traced_ = command.text.starts_with("strace ");
-        if (!traced_) {
-            server_ = std::make_unique<Server>(options);
-            port_ = static_cast<Server&>(*server_).port();
+        if (!command.text.starts_with("strace ")) {
+            auto server = std::make_unique<Server>(options);
+            port_ = server->port();
+            untraced_ = server.get();
+            alone_ = server->descriptors();
+            server_ = std::move(server);
             return;
         }
         // -D: then the server itself is the child of this process, and ends with it.
@@ -400,7 +387,12 @@ public:
     }
 
     int port() const { return port_; }
-    Process& process() { return *server_; }
+
+    // Until those who were there have gone: the next one gets the lowest descriptor again.
+    void wait_alone() const {
+        if (untraced_ == nullptr) return;
+        wait_until("all have gone", [&] { return untraced_->descriptors() == alone_; });
+    }
 
     // When its clients have gone: what it has printed, and nothing comes behind that but the words
     // of a traced server that is ended.
@@ -415,16 +407,33 @@ public:
     }
 
 private:
-    std::string output() { return traced_ ? server_->err() : server_->out(); }
+    std::string output() { return untraced_ == nullptr ? server_->err() : server_->out(); }
 
     Command command_;
-    bool traced_ = false;
     std::unique_ptr<Process> server_;
+    const Server* untraced_ = nullptr;  // the same; strace prints to the standard error
+    int alone_ = 0;                     // its descriptors without any client
     int port_ = 0;
 };
 
+void run_client(const Command& command, const std::optional<Session>& session) {
+    if (session) session->wait_alone();
+    std::string text = for_this_computer(command.text, session ? session->port() : 0);
+    // To a terminal it would print line by line; and the signal is for the command itself.
+    if (command.interrupted) text.insert(0, "exec stdbuf -oL ");
+    Process process({"/bin/sh", "-c", text}, kInRoot);
+    if (command.interrupted) {
+        await(command, [&] { return process.out(); });
+        process.signal(SIGINT);
+        process.wait();
+    } else {
+        CHECK_MESSAGE(process.wait() == 0, command.text, ": ", process.err());
+    }
+    check_output(command, process.out());
+}
+
 // What the section "Start" tells: two windows, a message, and both are closed.
-void open_two_windows(Session& session) {
+void open_two_windows(const Session& session) {
     Peer first(session.port());
     first.shake_hands();
     Peer second(session.port());
@@ -534,8 +543,8 @@ bool is_known(const std::string& span) {
     static const std::string usage = usage_of_server();
     if (is_in(kNotLookedUp, span) || is_in(kNotRun, span)) return true;
     if (span.starts_with("make ")) return make_knows(span);
-    if (span.starts_with("./server ")) return has_word(usage, span.substr(9 + 2));
-    if (span.starts_with("--")) return usage.find("\n  " + span + " ") != usage.npos;
+    const std::string option = span.starts_with("./server ") ? span.substr(9) : span;
+    if (option.starts_with("--")) return usage.find("\n  " + option + " ") != usage.npos;
     if (span.starts_with("php tests/demo.php ")) return true;  // its faults are a case of their own
     if (is_file(span) || is_in_program(span) || is_in_demo(span)) return true;
     const bool of_environment = std::regex_match(span, std::regex("[A-Z]+"));
@@ -599,7 +608,7 @@ TEST_CASE("readme: each command prints what is shown") {
         }
         ++run;
         if (serves) session.emplace(command);
-        else run_client(command, session ? session->port() : 0);
+        else run_client(command, session);
     };
     for (const Block& block : readme.blocks) {
         if (block.language != "console") continue;
@@ -626,8 +635,8 @@ TEST_CASE("readme: what is not run, or not looked up, is there") {
         if (block.language != "console") continue;
         for (const Command& command : commands_of(block)) there.insert(command.text);
     }
-    for (const Exception& one : kNotRun) CHECK_MESSAGE(there.contains(one.what), one.what);
-    for (const Exception& one : kNotLookedUp) CHECK_MESSAGE(there.contains(one.what), one.what);
+    for (const Exempt& one : kNotRun) CHECK_MESSAGE(there.contains(one.what), one.what);
+    for (const Exempt& one : kNotLookedUp) CHECK_MESSAGE(there.contains(one.what), one.what);
 }
 
 TEST_CASE("readme: what stands in code style exists") {
@@ -795,7 +804,7 @@ TEST_CASE("readme: the frame by hand") {
     std::string frame;
     frame += static_cast<char>(bytes[0]);
     frame += static_cast<char>(bytes[1]);
-    CHECK(frame + behind_header == masked(Opcode::text, message));
+    CHECK(escape(frame + behind_header) == escape(masked(Opcode::text, message)));
     REQUIRE(behind_header.size() == 10);
     for (std::size_t i = 0; i < 2; ++i) {
         CHECK(bytes[2 + i] == static_cast<unsigned char>(behind_header[4 + i]));
@@ -806,7 +815,7 @@ TEST_CASE("readme: the frame by hand") {
     static const std::regex start("is (([0-9a-f]{2} ?){3})\n");
     const std::vector<std::smatch> whole = matches_of(figure, start);
     REQUIRE(whole.size() == 1);
-    CHECK(bytes_of(whole[0][1]) == "李");
+    CHECK(escape(bytes_of(whole[0][1])) == escape("李"));
 }
 
 TEST_CASE("readme: the timeline is a round of WS::run and the calls of strace") {
@@ -866,7 +875,7 @@ TEST_CASE("readme: the positions in the figure of the log") {
         if (i < 3) position += encode(Opcode::text, said[i + 1].str()).size();
     }
     CHECK(figure.find("(8a 00)") != figure.npos);
-    CHECK(encode(Opcode::pong, "") == bytes_of("8a 00"));
+    CHECK(escape(encode(Opcode::pong, "")) == escape(bytes_of("8a 00")));
     for (const std::string name : {"position", "own", "own_at"}) {
         CHECK(has_word(figure, name));
         CHECK(has_word(definition(program(), "Client"), name));
