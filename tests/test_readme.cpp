@@ -22,7 +22,6 @@
 #include <functional>
 #include <iterator>
 #include <map>
-#include <memory>
 #include <optional>
 #include <regex>
 #include <set>
@@ -30,7 +29,6 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "harness.h"
@@ -377,35 +375,35 @@ public:
             if (word.starts_with("--")) options.push_back(word);
         }
         if (!command.text.starts_with("strace ")) {
-            auto server = std::make_unique<Server>(options);
-            port_ = server->port();
-            untraced_ = server.get();
-            alone_ = server->descriptors();
-            server_ = std::move(server);
+            server_.emplace(options);
+            port_ = server_->port();
+            alone_ = server_->descriptors();
             return;
         }
         // -D: then the server itself is the child of this process, and ends with it.
         const std::string server = in_quotes_of_shell(fs::absolute(server_path()));
         std::string text = replaced(command.text, "strace ", "exec strace -D ");
         text = replaced(text, "./server", server) + " 127.0.0.1 0";
-        server_ = std::make_unique<Process>(std::vector<std::string>{"/bin/sh", "-c", text});
-        port_ = listening_port(*server_);
+        traced_.emplace(std::vector<std::string>{"/bin/sh", "-c", text});
+        port_ = listening_port(*traced_);
     }
 
     int port() const { return port_; }
 
     // Until those who were there have gone: the next one gets the lowest descriptor again.
     void wait_alone() const {
-        if (untraced_ == nullptr) return;
-        wait_until("all have gone", [&] { return untraced_->descriptors() == alone_; });
+        if (!server_) return;
+        wait_until("all have gone", [&] { return server_->descriptors() == alone_; });
     }
 
     // When its clients have gone: what it has printed, and nothing comes behind that but the words
     // of a traced server that is ended.
     void end() {
         await(command_, [&] { return output(); });
-        server_->signal(SIGINT);
-        server_->wait();
+        Process& process = server_ ? *server_ : *traced_;
+        process.signal(SIGINT);
+        const int status = process.wait();
+        if (server_) CHECK(status == 0);
         std::string all = output();
         const std::string woken = "select(): nothing\n";
         if (all.ends_with(woken)) all.resize(all.size() - woken.size());
@@ -413,12 +411,13 @@ public:
     }
 
 private:
-    std::string output() { return untraced_ == nullptr ? server_->err() : server_->out(); }
+    // strace prints to the standard error.
+    std::string output() { return server_ ? server_->out() : traced_->err(); }
 
     Command command_;
-    std::unique_ptr<Process> server_;
-    const Server* untraced_ = nullptr;  // the same; strace prints to the standard error
-    int alone_ = 0;                     // its descriptors without any client
+    std::optional<Server> server_;
+    std::optional<Process> traced_;  // a server under strace
+    int alone_ = 0;                  // descriptors of server_ without any client
     int port_ = 0;
 };
 
