@@ -4,7 +4,7 @@
 // One round of the loop, WS::run():
 //
 //   fill the fd_sets -> select() -> accept -> receive (handshake or decode -> process) -> flush
-//   -> sweep
+//   -> expire -> sweep
 //
 // Only this file makes system calls. After the start only one of them waits: pselect() in
 // WS::wait(). There are three kinds of failure, and each is handled in one way:
@@ -15,13 +15,13 @@
 //
 // Words that this file uses:
 //   peer       a client whose opening handshake is done
-//   said       of bytes: put into the log, from which they are sent to every peer
+//   said       of bytes: appended to the log, from which they are sent to every peer
 //   due        of bytes: to be sent to one client, and not sent yet
 //   read set   the descriptors that select() watches until recv() or accept() would not wait
 //   write set  the descriptors that select() watches until send() would not wait
 //   TCP FIN    the other side will send no more: recv() returns 0. (FIN alone is a frame's bit.)
-//   RST        the other side gave the connection up: recv() and send() fail. What was on its way
-//              is lost, so a server that wants its last words to arrive must not cause one.
+//   RST        the other side gave the connection up: recv() and send() fail. Bytes that were on
+//              their way are lost. So we must not cause one behind a Close frame: see flush().
 //
 // Where to begin: struct Log, struct Window, struct Client, WS::run(), and then the functions of WS
 // in the order in which run() calls them. Struct Terminal, the signals and the command line can be
@@ -85,14 +85,15 @@ constexpr auto kClosingTime = 2s;     // a closing client must take something, o
 constexpr auto kStoppingTime = 1s;    // from SIGINT, SIGTERM or SIGHUP to the end of the server
 constexpr auto kAcceptPause = 100ms;  // no descriptor or memory for a newcomer: accept() later
 
-// The log has two halves. One is common, for those who say much: each of them may take 24 MiB
-// divided by the number of peers. The other is reserved: every descriptor that there can be has its
-// part of it, which no other can take. So who says little is heard at once, however much others say
-// and however slowly others read.
+// The log has two halves. The common half (25 MiB) is for clients that say much: each may take
+// kWindowBytes divided by the number of peers, so that all of them together fit into it. The other
+// half is reserved: every descriptor that there can be has its own piece of it, which no other can
+// take. So a client that says little is heard at once, however much others say, and however slowly
+// others read.
 constexpr std::size_t kLogBytes = 48 * kMiB;
-constexpr std::size_t kWindowBytes = 24 * kMiB;     // divided by the number of peers
-constexpr std::size_t kReservedBytes = 3584 * kKiB; // divided by the descriptor's number ...
-constexpr std::size_t kLeastReserved = 8 * kKiB;    // ... but not less than this
+constexpr std::size_t kWindowBytes = 24 * kMiB;      // divided by the number of peers
+constexpr std::size_t kReservedBytes = 3584 * kKiB;  // divided by the descriptor's number ...
+constexpr std::size_t kLeastReserved = 8 * kKiB;     // ... but each has at least this
 
 // A new client gets the lowest descriptor that is free. So where there are few clients, each has
 // much: 448 KiB for descriptor 8, 35 KiB for descriptor 100, 8 KiB for the last.
@@ -100,13 +101,13 @@ constexpr std::size_t reserved_for(int fd) {
     return std::max(kReservedBytes / static_cast<std::size_t>(fd), kLeastReserved);
 }
 
+// What is received in a round is counted before it is appended to the log. When the header of a
+// message came in an earlier round, the log grows by that header more: at most 10 bytes.
+constexpr std::size_t kHeaderBytes = 10;
+
 constexpr std::size_t reserved_for_all() {
     std::size_t sum = 0;
-    for (int fd = STDERR_FILENO + 1; fd < FD_SETSIZE; ++fd) {
-        // What a client says may be longer in the log than what was received from it in that
-        // round, by the header of one message: less than 64 bytes.
-        sum += reserved_for(fd) + 64;
-    }
+    for (int fd = STDERR_FILENO + 1; fd < FD_SETSIZE; ++fd) sum += reserved_for(fd) + kHeaderBytes;
     return sum;
 }
 
@@ -116,9 +117,9 @@ constexpr std::size_t kHeldBytes = 40 * kMiB;      // half-received messages of 
 constexpr std::size_t kRoundBytes = kMiB;          // received from all clients in one round
 constexpr std::size_t kReceiveBytes = 32 * kKiB;   // received from one client in one round
 constexpr std::size_t kSendBytes = kMiB;           // sent to one client in one round
-constexpr std::size_t kLeastPace = kKiB;           // a stalled peer that takes this gains a second
+constexpr std::size_t kLeastPace = kKiB;           // a blocked client gains 1 s by taking this
 constexpr std::size_t kTerminalBytes = 64 * kKiB;  // lines that standard output has not taken yet
-constexpr int kSocketBytes = 128 * 1024;           // of one client in the kernel, each direction
+constexpr int kSocketBytes = 128 * 1024;           // the kernel's send buffer of one client
 constexpr int kAcceptsPerRound = 64;               // newcomers let in during one round
 constexpr int kRefusalSlots = 8;                   // clients that are told 503 at the same time
 
@@ -146,8 +147,8 @@ struct Terminal {
     std::size_t dropped = 0;  // lines since the last one that found room
 
     // select() calls a terminal writable when it has room for one byte, and then write() would wait
-    // until there is room for the others. O_NONBLOCK prevents that. But it would hold for everybody
-    // who has this terminal open in the same way, and the shell has: its reads would fail. So the
+    // until there is room for the others. O_NONBLOCK prevents that. But it belongs to the open
+    // file, which the server shares with the shell: the shell's read() would fail, too. So the
     // terminal is opened a second time, for the server alone. When that fails, nothing changes.
     Terminal() {
         text.reserve(2 * kTerminalBytes);  // from now on no line needs memory
@@ -216,12 +217,13 @@ struct Log {
     // nothing. (A std::vector would write zeros.)
     std::unique_ptr<char[]> buffer{new char[kLogBytes]};
     std::uint64_t start = 0;   // a position whose byte is the first of the buffer
-    std::uint64_t oldest = 0;  // somebody has not been sent the bytes from here on
-    std::uint64_t end = 0;     // of the next byte that is said
+    std::uint64_t oldest = 0;  // of the first byte that some client still needs; else the end
+    std::uint64_t end = 0;     // of the next byte that will be appended
 
     std::size_t size() const { return static_cast<std::size_t>(end - oldest); }
 
-    // Of the common half. What is in the reserved half counts, too: that is on the safe side.
+    // Free bytes of the common half. The log does not remember which half a byte belongs to, so all
+    // bytes count as common. The result may be too small, never too large.
     std::size_t common_room() const { return kCommonBytes - std::min(kCommonBytes, size()); }
 
     std::size_t place_of(std::uint64_t position) const {
@@ -247,9 +249,9 @@ struct Log {
         return {&buffer[place], static_cast<std::size_t>(size)};
     }
 
-    // Nobody will ask for a byte before this position again. When everybody has been sent
-    // everything, the next message goes to the start of the buffer: those bytes were used a moment
-    // ago and are still in the processor's cache.
+    // Nobody needs a byte before this position any more. When nobody needs any byte, the next
+    // message goes to the start of the buffer: those bytes were used a moment ago and are still in
+    // the processor's cache.
     void forget(std::uint64_t before) {
         oldest = before;
         if (oldest == end) start = end;
@@ -263,7 +265,8 @@ struct Log {
 //                             mark               log.end
 //
 // When the oldest byte of the log has passed the mark, all of said_before has been sent to
-// everybody, and the mark moves to the end. So bytes() may be more than the truth, never less.
+// everybody: said_since becomes said_before, and the mark moves to the end. So bytes() may be more
+// than the truth, never less.
 struct Window {
     std::uint64_t mark = 0;
     std::size_t said_before = 0;
@@ -308,10 +311,11 @@ enum class State { open, closing, gone };
 //    the log:  |=== position ... own_at ===|       |=== own_at ... end ===|
 //    alone:                                [ own ]
 //
-// A client that is closing is due nothing behind `own`, whose last bytes are a Close frame.
+// A client that is closing is due nothing after `own`, whose last bytes are a Close frame. To a
+// client without handshake nothing of the log is due: its position and own_at are both 0.
 struct Client {
     int fd;
-    bool handshake = false;            // done: it speaks frames (the demo has one flag for all)
+    bool handshake = false;            // done: it speaks frames. (The PHP demo has one for all.)
     State state = State::open;
     bool ended = false;                // its TCP FIN has come: there is nothing to receive
     bool blocked = false;              // not all that is due could be sent: it is in the write set
@@ -320,7 +324,7 @@ struct Client {
     std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // from the handshake until it is closing
     std::uint64_t position = 0;        // in the log: it has been sent the bytes before
-    std::uint64_t own_at = 0;          // in the log: a place between two messages
+    std::uint64_t own_at = 0;          // in the log: `own` is sent here, between two messages
     std::string own{};                 // bytes for it alone: the 101 or a refusal, Pongs, a Close
 
     std::size_t held() const { return decoder ? decoder->held() : 0; }  // of a half message
@@ -405,14 +409,15 @@ int listen_on(const addrinfo& place) {
     const int master = socket(place.ai_family, SOCK_STREAM, 0);
     // SO_REUSEADDR: the port can be had again at once. Otherwise the system keeps it for a minute
     // while connections of the last server are in TIME_WAIT.
-    // The buffers are for the clients: accept() makes sockets that are set like the master.
+    // SO_SNDBUF is for the clients: accept() makes sockets that are set like the master. (SO_RCVBUF
+    // is not set. A receive buffer of fixed size makes Linux drop segments when a client is not
+    // read for a while, with the acknowledgments in them: then it cannot be sent to, either.)
     // O_NONBLOCK: a newcomer may give up between select() and accept(), and accept() would wait for
     // the next one.
     const bool listening =
         master >= 0 &&
         setsockopt(master, SOL_SOCKET, SO_REUSEADDR, &kYes, sizeof kYes) == 0 &&
         setsockopt(master, SOL_SOCKET, SO_SNDBUF, &kSocketBytes, sizeof kSocketBytes) == 0 &&
-        setsockopt(master, SOL_SOCKET, SO_RCVBUF, &kSocketBytes, sizeof kSocketBytes) == 0 &&
         bind(master, place.ai_addr, place.ai_addrlen) == 0 &&
         listen(master, SOMAXCONN) == 0 &&
         fcntl(master, F_SETFL, O_NONBLOCK) == 0;
@@ -444,7 +449,8 @@ class WS {
     int slots = 0;                      // clients have descriptors below this
     std::size_t peers = 0;              // clients that are open and whose handshake is done
     Log log;                            // what everybody is sent
-    // By descriptor, not by client: who leaves and comes back does not get a new one.
+    // By descriptor: a client that came back would otherwise get an empty window while what it said
+    // before still fills the log.
     std::vector<Window> windows = std::vector<Window>(FD_SETSIZE);
     int last_served = -1;               // descriptor of the last client received from
     std::vector<char> buffer = std::vector<char>(kReceiveBytes);  // for recv()
@@ -459,8 +465,9 @@ public:
     WS(const std::string& address, const std::string& port, bool quietly, bool traced)
         : master(open_master(address, port)), quiet(quietly), tracing(traced) {
         signals_outside = block_signals();
-        // accept() gives a newcomer the lowest descriptor that is free. The last one is for those
-        // newcomers who find no slot: they hear 503 and are closed at once.
+        // Clients in the map have descriptors below `slots`; the last few of them only wait there
+        // with their 503, see welcome(). One descriptor stays free even then, so that accept() can
+        // still take a newcomer out of the listen queue.
         rlimit files{};
         getrlimit(RLIMIT_NOFILE, &files);
         slots = static_cast<int>(std::min<rlim_t>(FD_SETSIZE, files.rlim_cur - 1));
@@ -483,6 +490,7 @@ public:
             if (!stopping && FD_ISSET(master, &readable)) connect_all();
             receive_all(readable);
             flush_all(writable);
+            expire_all();
             sweep();
             terminal.flush();
         }
@@ -510,34 +518,36 @@ private:
         return highest;
     }
 
-    // How many bytes may be received from a client now; 0: it is not in the read set. What is
-    // received may all become messages, and the end of a long message makes a message of all that
-    // is held of it. The log must have room for that before it is received. It has:
-    //   - for who stays within its share, while the common half has room for what is held of its
-    //     message and for this recv();
-    //   - for a message that does not fit into the share, while the common half has room for the
-    //     longest message that there can be. (With room for its own length it would be overtaken by
-    //     shorter ones, perhaps for ever.)
-    //   - for who says little, always, in what is reserved for its descriptor.
+    // How many bytes may be received from a client now; 0: it is not in the read set. All that is
+    // received may become messages; and when a long message ends, all that is held of it goes into
+    // the log at once. The log must have room for that before it is received. There are three ways
+    // to have room, asked for in this order:
+    //   1. The client has not used up its share, and the common half has room for what it holds of
+    //      a message and for this recv().
+    //   2. Its message is longer than its share, what it said before is not, and the common half
+    //      has room for the longest message that there can be. (If room for its own length were
+    //      enough, shorter messages of others would use that up each time, and it would wait.)
+    //   3. It has not used up what is reserved for its descriptor. There is always room for that.
     // An example: there are 10 peers, and one of them reads slowly. Each has a share of 2.4 MiB.
-    // Who chats is always heard. Who says megabytes in short messages is not read any more when
-    // 2.4 MiB of them have not been sent to the slow peer. Who says one message of 5 MiB is read
-    // while there are less than 8.9 MiB in the log.
+    // A client that chats is always read. One that says 3 MiB in short messages is not read any
+    // more when 2.4 MiB of them have not been sent to the slow peer. One that says a message of
+    // 5 MiB is read while there are less than 9.3 MiB in the log.
     std::size_t allowance(const Client& client) const {
         if (client.ended) return 0;
         if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN
-        if (!client.own.empty()) return 0;  // it has not taken its answers: no further questions
-        const std::size_t window = windows[static_cast<std::size_t>(client.fd)].bytes();
-        const std::size_t said = window + client.held();
+        if (!client.own.empty()) return 0;  // it has not taken its answers: it gets no others
+        const std::size_t held = client.held();
+        const std::size_t said = windows[static_cast<std::size_t>(client.fd)].bytes();
+        const std::size_t counted = said + held;
         const std::size_t share = kWindowBytes / std::max<std::size_t>(peers, 1);
+        const std::size_t reserved = reserved_for(client.fd);
         const std::size_t room = log.common_room();
 
-        const bool within_share = said < share && client.held() + kReceiveBytes <= room;
-        if (within_share) return std::min(share - said, kReceiveBytes);
-        const bool longest_fits = window < share && kMaxMessageBytes + kReceiveBytes <= room;
+        const bool within_share = counted < share && held + kReceiveBytes <= room;
+        if (within_share) return std::min(share - counted, kReceiveBytes);
+        const bool longest_fits = said < share && kMaxMessageBytes + kReceiveBytes <= room;
         if (longest_fits) return kReceiveBytes;
-        const std::size_t reserved = reserved_for(client.fd);
-        if (said < reserved) return std::min(reserved - said, kReceiveBytes);
+        if (counted < reserved) return std::min(reserved - counted, kReceiveBytes);
         // A request goes to nobody. It is received byte by byte, because frames may follow it.
         return client.handshake ? 0 : 1;
     }
@@ -635,25 +645,20 @@ private:
         auto next = sockets.upper_bound(last_served);
         for (std::size_t i = 0; i < sockets.size(); ++i) {
             if (next == sockets.end()) next = sockets.begin();
-            serve(next->second, readable, most);
+            Client& client = next->second;
             ++next;
-        }
-    }
-
-    // All that a round brings to one client: what it has sent, the server's end, its deadline.
-    void serve(Client& client, const fd_set& readable, std::size_t most) {
-        try {
-            // Asked again, because others may have taken the room since fill().
-            const std::size_t size = std::min(allowance(client), most);
-            if (FD_ISSET(client.fd, &readable) && size > 0) receive(client, size);
-            if (stopping) say_goodbye(client);
-            if (now >= deadline_of(client)) expire(client);
-        } catch (const std::bad_alloc&) {
-            drop(client, "out of memory");
+            if (!FD_ISSET(client.fd, &readable)) continue;
+            try {
+                // allowance() is asked again: others may have taken the room since fill().
+                receive(client, std::min(allowance(client), most));
+            } catch (const std::bad_alloc&) {
+                drop(client, "out of memory");
+            }
         }
     }
 
     void receive(Client& client, std::size_t size) {
+        if (size == 0) return;
         const ssize_t received = recv(client.fd, buffer.data(), size, 0);
         trace_call("recv", client.fd, received);
         if (received < 0) {
@@ -687,8 +692,8 @@ private:
         ++peers;
         say({"shakeHands ", std::to_string(client.fd)});
 
-        // What was said before is not for it. The response is sent now, because nothing may come
-        // before it. A new socket has room for 129 bytes; if this one has not, it goes.
+        // What was said before is not for it. The response is sent now, because no byte of the log
+        // may come before it. A new socket has room for its 129 bytes; else something is wrong.
         client.position = log.end;
         send(client, response->text);
         flush(client);
@@ -739,8 +744,9 @@ private:
     }
 
     // The memory of half-received messages is limited for all together, or a thousand clients could
-    // fill sixteen gigabytes. Before this recv() the limit held, and one message has grown since.
-    // The one that holds most holds at least as much as that has grown: it is enough if that goes.
+    // fill sixteen gigabytes. Before this recv() the sum was within the limit. Since then one
+    // client took more memory. The client that holds most holds at least as much as that client, so
+    // the sum is within the limit again when it is closed.
     void limit_held() {
         std::size_t total = 0;
         Client* most = nullptr;
@@ -754,20 +760,35 @@ private:
 
     // --- deadlines -------------------------------------------------------------------------------
 
-    // A byte came from a peer, or it is not read by our own choice. (Whether one that is blocked
-    // lives is seen by what it takes: see note_taken().)
+    // A byte came from a peer, or it is not read by our own choice. A blocked peer is judged by
+    // what it takes, in note_taken(), so for it this does nothing.
     void sign_of_life(Client& client) {
         if (!client.handshake || client.state != State::open || client.blocked) return;
         client.deadline = now + kPingAfter;
         client.pinged = false;
     }
 
-    // When a peer is far behind, the others cannot say much until it goes: it has less time.
+    // When expire() must act. When a peer is far behind, others cannot say much until it goes, so
+    // it has less time: kFarBehindTime instead of the kStallTime that is in its deadline.
     Clock::time_point deadline_of(const Client& client) const {
+        if (stopping) return std::min(client.deadline, stop_time);
         const bool waits = client.blocked && client.state == State::open;
         const bool far_behind = waits && log.end - client.position > kLogBytes / 2;
         if (far_behind) return client.deadline - (kStallTime - kFarBehindTime);
         return client.deadline;
+    }
+
+    // After receive_all() and flush_all(): what has come or could be sent in this round counts,
+    // even when the process did not run for a minute before.
+    void expire_all() {
+        for (auto& [fd, client] : sockets) {
+            try {
+                if (stopping) say_goodbye(client);
+                if (now >= deadline_of(client)) expire(client);
+            } catch (const std::bad_alloc&) {
+                drop(client, "out of memory");
+            }
+        }
     }
 
     void expire(Client& client) {
@@ -781,31 +802,32 @@ private:
         } else if (client.pinged) {
             drop(client, "silent for " + seconds(kDropAfter));
         } else {
-            send_frame(client, Opcode::ping, "");
             client.pinged = true;
             client.deadline = now + (kDropAfter - kPingAfter);
+            send_frame(client, Opcode::ping, "");
         }
+        flush(client);
     }
 
-    // While the server stops, this is called in each round. Only the first call does more than keep
-    // the deadline within stop_time.
     void say_goodbye(Client& client) {
+        if (client.state != State::open) return;
         if (client.handshake) close(client, kGoingAway, "the server stops");
         else drop(client, "the server stops");
-        client.deadline = std::min(client.deadline, stop_time);
+        flush(client);
     }
 
     // --- flush -----------------------------------------------------------------------------------
 
-    // Adds to what is due to one client alone. It is sent when the round ends, behind all that has
-    // been said so far: `own` moves to the end of the log as a whole. Only when its first bytes may
-    // have been sent already, the others must follow them where it is. (That is rare: who has not
-    // taken its answers is not received from, so only the server's end can add a Close then.)
+    // Adds bytes that are due to one client alone. They are sent when the round ends, and after all
+    // that has been said so far: the place of `own` moves to the end of the log. It cannot move
+    // when a part of `own` may have been sent already, because nothing may come inside a frame.
+    // (That is rare. A client that has not taken its answers is not received from, so only the
+    // server can have something to say to it then: a Close.)
     void send(Client& client, std::string_view bytes) {
-        const bool begun =
+        const bool may_be_half_sent =
             client.blocked && !client.own.empty() && client.position == client.own_at;
         client.own += bytes;
-        if (client.handshake && !begun) client.own_at = log.end;
+        if (client.handshake && !may_be_half_sent) client.own_at = log.end;
     }
 
     void send_frame(Client& client, Opcode opcode, std::string_view payload) {
@@ -841,7 +863,7 @@ private:
         const bool was_blocked = client.blocked;
         client.blocked = !next_piece(client).empty();
         note_taken(client, was_blocked, taken);
-        if (client.blocked) client.own.shrink_to_fit();  // a thousand clients may be blocked
+        client.own.shrink_to_fit();  // there may be a thousand
         // After its last word, tell the client that nothing more comes, and read on until it closes
         // its side, too. close() now, with bytes of the client unread, would make TCP send a RST.
         // That could overtake the last word, and the client would never see it.
@@ -854,7 +876,7 @@ private:
         return open_peer ? log.end : client.own_at;
     }
 
-    // The position up to which the log is sent before something else is.
+    // The position up to which the log is sent next: the place of `own`, if there is any.
     std::uint64_t next_stop(const Client& client) const {
         return client.own.empty() ? due(client) : client.own_at;
     }
@@ -872,8 +894,9 @@ private:
         else client.own.erase(0, sent);
     }
 
-    // Sets the deadline of a client that is or was blocked. A client that takes something gains
-    // time, but at kLeastPace: else one that takes a byte now and then would keep the log full.
+    // Sets the deadline of a client that is or was blocked. A blocked client gains one second for
+    // every kLeastPace bytes that it takes, up to `patience` from now. (If any byte gave it the
+    // full patience, one byte in 29 s would keep it here for ever, and the log full.)
     void note_taken(Client& client, bool was_blocked, std::size_t taken) {
         const bool open = client.state == State::open;
         const std::chrono::seconds patience = open ? kStallTime : kClosingTime;
@@ -918,8 +941,8 @@ private:
         client.state = State::gone;
     }
 
-    // The one place that closes a socket of the list and erases a client; all others only mark.
-    // Then it forgets what everybody has been sent.
+    // The one place that closes the socket of a client and erases it; all others only mark. (A
+    // newcomer that finds no slot never becomes a client.) Then the log forgets what everybody has.
     void sweep() {
         const std::size_t clients = sockets.size();
         auto next = sockets.begin();

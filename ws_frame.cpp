@@ -151,22 +151,22 @@ std::string describe(const Header& header, Opcode kind, std::string_view payload
 //
 // And after E0, ED, F0 and F4 not every continuation byte will do, see the table.
 
-// 1 for each byte of a block that is wrong where it stands, else 0. The block begins at bytes[3];
-// the three bytes before it come first. In other words:
+// 1 for each byte of a block that is wrong where it stands, else 0. In front of the block are the
+// three bytes before it, so byte i of the block is bytes[i + 3]. What is asked of each byte is:
 //
 //     wrong = is_continuation != must_be_one || never_allowed || too_low || too_high
 //
-// The rest of this function can be skipped at first: it says that with bytes, | and & instead of
-// bool, || and &&, so that there is no branch.
+// The function can be skipped at first. It computes just that, but with numbers (0 or 1), | and &
+// instead of bool, || and &&: then there is no branch.
 static std::array<Byte, kBlock> wrong_bytes(const std::array<Byte, 3 + kBlock>& bytes) {
     std::array<Byte, kBlock> wrong;
     for (std::size_t i = 0; i < kBlock; ++i) {
         const Byte byte = bytes[i + 3];
         const Byte before = bytes[i + 2];
-        const Byte second_due = before >= 0xC0;
-        const Byte third_due = bytes[i + 1] >= 0xE0;
-        const Byte fourth_due = bytes[i] >= 0xF0;
-        const Byte must_be_one = second_due | third_due | fourth_due;
+        const Byte two_before = bytes[i + 1];
+        const Byte three_before = bytes[i];
+        const Byte must_be_one =
+            Byte(before >= 0xC0) | Byte(two_before >= 0xE0) | Byte(three_before >= 0xF0);
         const Byte is_continuation = (byte & 0xC0) == 0x80;
         const Byte never_allowed = Byte((byte & 0xFE) == 0xC0) | Byte(byte > 0xF4);
         const Byte too_low = (Byte(before == 0xE0) & Byte(byte < 0xA0)) |
@@ -242,16 +242,17 @@ Decoder::Event Decoder::feed(std::string_view& input) {
     return header_.fin ? Event::message : Event::fragment;
 }
 
-// The memory of a message serves for the next message, when bytes of that are already there; else
-// it is given back.
-void Decoder::begin_frame(bool follows_at_once) {
+void Decoder::begin_frame(bool more_input) {
     const bool message_ended = header_.fin && !is_control();
     if (message_ended) {
         message_opcode_ = Opcode::continuation;
         message_.clear();
-        if (!follows_at_once) std::string().swap(message_);
         text_ = {};
     }
+    // Between two messages: the next one can use the memory of the last. When nothing more has
+    // come, there may be no next one for long, and the memory is given back.
+    const bool inside_message = message_opcode_ != Opcode::continuation;
+    if (!inside_message && !more_input) std::string().swap(message_);
     ended_ = false;
     header_ = {};
     header_bytes_ = 2;

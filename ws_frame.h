@@ -106,7 +106,7 @@ public:
 
 private:
     bool is_control() const { return header_.opcode >= Opcode::close; }
-    void begin_frame(bool follows_at_once);
+    void begin_frame(bool more_input);
 
     // These return false when the protocol was broken.
     bool broken(std::string_view reason, std::uint16_t code = kProtocolError);
@@ -124,8 +124,8 @@ private:
     Role role_;
     bool ended_ = true;              // the frame is whole: the next byte begins another
     Header header_;                  // of this frame, as far as it has come
-    std::size_t length_bytes_ = 0;   // of the header: 0, 2 or 8 behind its first two
-    std::size_t header_bytes_ = 0;   // of the header in all
+    std::size_t length_bytes_ = 0;   // of the extended length in the header: 0, 2 or 8
+    std::size_t header_bytes_ = 0;   // of the whole header; its second byte tells it
     std::size_t left_ = 0;           // bytes of the payload that have not come
     Opcode message_opcode_ = Opcode::continuation;  // text or binary; else no message has begun
     std::string message_;            // the payloads of its frames so far

@@ -105,17 +105,17 @@ static std::string_view check_last_line(std::string_view request) {
     return line.empty() ? "" : check_field(line);
 }
 
-// RFC 9112 2.2: lines end in CR LF, and no other control character is in a request. A client that
-// speaks TLS (wss://) sends one as its very first byte, 0x16: it is refused at once.
+// RFC 9112 2.2: lines end in CR LF, and no other control character is in a request. The first byte
+// of TLS (wss://) is such a character, 0x16: a client that speaks TLS is refused at once.
 static std::string_view check_last_byte(std::string_view request) {
     const char c = request.back();
     const std::string_view before = request.substr(0, request.size() - 1);
-    const bool behind_cr = before.ends_with('\r');
-    if (c == '\n' && !behind_cr) return "a line ends in LF, not CRLF";
+    const bool after_cr = before.ends_with('\r');
+    if (c == '\n' && !after_cr) return "a line ends in LF, not CRLF";
     if (c == '\n') return check_last_line(request);
     const bool ends_a_line = c == '\r' && !before.empty();
     const bool wrong = is_control(c) && !ends_a_line;
-    if (wrong || behind_cr) return "not HTTP: a control character";
+    if (wrong || after_cr) return "not HTTP: a control character";
     if (before.empty() && !is_token(request)) return "not HTTP: no method";
     return "";
 }
@@ -138,7 +138,7 @@ Response answer(std::string_view request) {
     const auto hosts = values_of(request, "Host");
     if (hosts.empty()) return refusal(request, kBadRequest, "no Host");
     if (hosts.size() > 1) return refusal(request, kBadRequest, "more than one Host");
-    const bool is_host = hosts[0].find_first_of(" \t/?#@") == request.npos;
+    const bool is_host = hosts[0].find_first_of(" \t/?#@") == hosts[0].npos;
     if (!is_host) return refusal(request, kBadRequest, "malformed Host");
     const bool get = request.starts_with("GET ");
     if (!get) return refusal(request, kNotAllowed, "a WebSocket is opened with GET");
@@ -181,7 +181,7 @@ std::optional<Response> take_request(std::string& request, std::string_view& inp
         const bool full = request.size() == kMaxRequestBytes;
         const bool get = request.starts_with("GET ");
         if (full && get) return refusal(request, kTooLarge, "over 8 KiB of header");
-        if (full) return answer(request);  // it is refused for its method, or has no Host
+        if (full) return answer(request);  // answer() refuses what is not GET, cut or whole
         request += input.front();
         input.remove_prefix(1);
         const std::string_view wrong = check_last_byte(request);

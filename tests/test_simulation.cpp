@@ -155,20 +155,23 @@ private:
                                  ends[static_cast<std::size_t>(at->end)] + ", tick " + std::to_string(tick_) +
                                  ", unsent " + std::to_string(at->out.size() - at->out_at) + ", heard " +
                                  std::to_string(at->heard.size()) + ", pace " + std::to_string(at->pace) +
-                                 (at->closed ? ", Close came" : "") + "): " + what + server_says());
+                                 (at->closed ? ", Close came" : "") + "): " + what + server_says(*at));
     }
 
-    // Why the server says it has let somebody go, as far as it says anything.
-    std::string server_says() const {
+    // What the server says of its end of this connection, as far as it says anything.
+    std::string server_says(const Connection& at) const {
         if (server_.ended()) return "; the server has ended: " + server_.err();
         const std::string& out = server_.out();
-        std::string reasons;
-        std::size_t at = out.size();
-        for (int i = 0; i < 3 && at != std::string::npos && at > 0; ++i) {
-            at = out.rfind("disconnect client", at - 1);
-            if (at != std::string::npos) reasons += "; " + out.substr(at, out.find('\n', at) - at);
-        }
-        return reasons;
+        sockaddr_in address{};
+        socklen_t size = sizeof address;
+        getsockname(at.fd, reinterpret_cast<sockaddr*>(&address), &size);
+        const std::string from = " from 127.0.0.1:" + std::to_string(ntohs(address.sin_port)) + "\n";
+        const std::size_t connect = out.rfind(from);
+        const std::size_t line = connect == std::string::npos ? connect : out.rfind("connect client ", connect);
+        if (line == std::string::npos) return "";
+        const std::string name = out.substr(line + 8, connect - line - 8);  // "client 7"
+        const std::size_t end = out.find("disconnect " + name + ":", connect);
+        return end == std::string::npos ? "; " + name : "; " + out.substr(end, out.find('\n', end) - end);
     }
 
     std::size_t below(std::size_t bound) { return random_() % bound; }

@@ -466,6 +466,7 @@ TEST_CASE("held() is the memory of a message that has not ended: no control fram
     CHECK(held_after("") == kInside);
     CHECK(held_after(frame(0x81, "abc")) == kInside);
     CHECK(held_after(frame(0x82, std::string(4096, 'x'))) == kInside);
+    CHECK(held_after(frame(0x82, std::string(4096, 'x')) + frame(0x89, "a Ping at once")) == kInside);
     CHECK(held_after(frame(0x82, std::string(4096, 'x')) + "\x82") == 4096);  // the next one follows at once
     CHECK(held_after(head(0x82, 1).substr(1) + "x") == kInside);
     CHECK(held_after(frame(0x02, std::string(5000, 'x'))) >= 5000);  // its end has not come
