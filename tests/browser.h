@@ -6,7 +6,9 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -160,4 +162,47 @@ private:
     const std::string profile_;
     std::string session_{};
     std::string words_{};
+};
+
+// --- the chat page -------------------------------------------------------------------------------
+
+std::string url(const Server& server);  // ws://127.0.0.1:PORT
+
+// A tab with the chat page in it.
+class Page : public Tab {
+public:
+    // `server` is the page's ?server=; `script` runs before the page's own.
+    explicit Page(const std::string& server, const Page* neighbour = nullptr,
+                  const std::string& script = "");
+    explicit Page(const Server& server);  // and waits until it is connected
+
+    std::string draft() { return eval("field('Message').value"); }
+    void until_lines(const std::string& all) { until("lines().join('|') === " + in_quotes(all)); }
+    void until_status(const std::string& words) {
+        until("status().includes(" + in_quotes(words) + ")");
+    }
+    // Lets the time pass that the page wants to wait before its next attempt.
+    void skip_to_attempt();
+    // However many attempts it takes. Each has all the time that it needs.
+    void until_connected();
+    void enter(int modifiers = 0) { press("Enter", kEnter, "\r", modifiers); }
+    void say(const std::string& text) {
+        type(text);
+        enter();
+    }
+    void click_button(const std::string& words) { click("button('" + words + "')"); }
+    void scroll_up() { mouse("chat", {"mouseWheel"}, -500); }
+    void fill(const std::string& label, const std::string& text);
+};
+
+// What most tests of the page begin with: 李靖 at the page, about to write, and somebody with a
+// plain client.
+struct Chat {
+    std::optional<Server> server{std::in_place, std::vector<std::string>{"--trace"}};
+    Peer peer = newcomer();
+    Page page{*server};
+
+    Chat();
+    Peer newcomer() { return std::move(join(*server, 1)[0]); }
+    void restart();  // at the same port
 };
