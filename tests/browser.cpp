@@ -271,6 +271,12 @@ Json Browser::call(std::string_view method, const Json& params, const std::strin
     }
 }
 
+std::string Browser::blank_page() const {
+    const std::string path = folder() + "/blank.html";
+    if (!fs::exists(path)) std::ofstream(path) << "<!DOCTYPE html><title>blank</title>";
+    return path;
+}
+
 void Browser::close() {
     call("Browser.close", object({}));
     chromium_.wait();
@@ -299,6 +305,26 @@ std::string new_profile() {
     return browser().call("Target.createBrowserContext", object({}))["browserContextId"].text();
 }
 
+// Tabs that tests have left, as clean as new ones. A new one needs a process of its own, which
+// takes longer than most tests do.
+std::vector<Tab::Place> spares;
+
+Tab::Place new_place(const std::string& profile) {
+    const Json blank = object({{"url", "about:blank"}, {"browserContextId", profile}});
+    const Json target = browser().call("Target.createTarget", blank)["targetId"];
+    const Json flat = object({{"targetId", target}, {"flatten", true}});
+    const std::string session = browser().call("Target.attachToTarget", flat)["sessionId"].text();
+    return {profile, target.text(), session};
+}
+
+Tab::Place take_place(const Tab* neighbour) {
+    if (neighbour) return new_place(neighbour->place().profile);
+    if (spares.empty()) return new_place(new_profile());
+    const Tab::Place place = spares.back();
+    spares.pop_back();
+    return place;
+}
+
 // Finds the middle of an element, which must be in sight and not covered by another.
 constexpr char kMiddle[] = R"js(
     const middle = (e) => {
@@ -312,41 +338,55 @@ constexpr char kMiddle[] = R"js(
 }  // namespace
 
 Tab::Tab(const Tab* neighbour)
-    : owns_profile_(!neighbour),
-      profile_(neighbour ? neighbour->profile_ : new_profile()),
-      words_(kMiddle) {
-    const Json blank = object({{"url", "about:blank"}, {"browserContextId", profile_}});
-    const Json target = browser().call("Target.createTarget", blank)["targetId"];
-    const Json flat = object({{"targetId", target}, {"flatten", true}});
-    session_ = browser().call("Target.attachToTarget", flat)["sessionId"].text();
+    : owns_profile_(!neighbour), place_(take_place(neighbour)), words_(kMiddle) {
     for (const char* method : {"Page.enable", "Runtime.enable", "Log.enable"}) call(method);
+    call("Page.bringToFront");  // others are not drawn
     // As if each tab were in front.
     call("Emulation.setFocusEmulationEnabled", {{"enabled", true}});
     resize(1000, 720);
 }
 
 Tab::~Tab() {
-    for (const auto& [session, method, params] : browser().events) {
+    const std::string session = place_.session;
+    for (const auto& [of, method, params] : browser().events) {
         const bool forbidden =
             params["entry"]["source"].text() == "security";  // by the page's policy
         const bool broken = forbidden || method == "Runtime.exceptionThrown";
-        if (session == session_ && broken) ADD_FAIL_CHECK_AT(__FILE__, __LINE__, params.raw);
+        if (of == session && broken) ADD_FAIL_CHECK_AT(__FILE__, __LINE__, params.raw);
     }
-    std::erase_if(browser().events, [&](const auto& event) { return event.session == session_; });
-    if (!owns_profile_) return;
     try {
-        browser().call("Target.disposeBrowserContext", object({{"browserContextId", profile_}}));
+        if (owns_profile_) {
+            clean();
+            spares.push_back(place_);
+        } else {
+            browser().call("Target.closeTarget", object({{"targetId", place_.target}}));
+        }
     } catch (const std::exception&) {
-        // The browser has gone, as others will tell.
+        // The page hangs, or the browser has gone, as others will tell.
     }
+    std::erase_if(browser().events, [&](const auto& event) { return event.session == session; });
+}
+
+// Leaves the page, and takes back all that a test may have asked for.
+void Tab::clean() {
+    for (const std::string& script : scripts_)
+        call("Page.removeScriptToEvaluateOnNewDocument", {{"identifier", script}});
+    for (const char* method : {"Fetch.disable", "Performance.disable"}) call(method);
+    call("Emulation.setTouchEmulationEnabled", {{"enabled", false}});
+    media({});
+    words_.clear();
+    open("file://" + browser().blank_page());
+    eval("(localStorage.clear(), sessionStorage.clear())");
+    for (const char* method : {"Page.disable", "Runtime.disable", "Log.disable"}) call(method);
 }
 
 Json Tab::call(std::string_view method, Members parameters) {
-    return browser().call(method, object(parameters), session_);
+    return browser().call(method, object(parameters), place_.session);
 }
 
 void Tab::prepare(const std::string& script) {
-    call("Page.addScriptToEvaluateOnNewDocument", {{"source", script}});
+    const Json added = call("Page.addScriptToEvaluateOnNewDocument", {{"source", script}});
+    scripts_.push_back(added["identifier"].text());
 }
 
 void Tab::open(const std::string& url) {
@@ -450,7 +490,7 @@ std::vector<Json> Tab::events(std::string_view method) {
     eval("0");  // what has been said before is here when this is answered
     std::vector<Json> found;
     for (const Browser::Event& event : browser().events) {
-        if (event.session == session_ && event.method == method) found.push_back(event.params);
+        if (event.session == place_.session && event.method == method) found.push_back(event.params);
     }
     return found;
 }

@@ -91,6 +91,7 @@ public:
     Json call(std::string_view method, const Json& params, const std::string& session = "");
     void close();  // by the browser's own way out, not by the kill that would follow
     const std::string& folder() const { return folder_.path(); }
+    std::string blank_page() const;  // the path of an empty page, a file
 
 private:
     std::string address();
@@ -118,12 +119,19 @@ constexpr int kShift = 8;
 // A tab in a browser profile of its own: what one test leaves behind is not there for another.
 class Tab {
 public:
+    struct Place {
+        std::string profile;
+        std::string target;
+        std::string session;
+    };
+
     explicit Tab(const Tab* neighbour = nullptr);  // whose profile it shares
     ~Tab();
     Tab(const Tab&) = delete;
     Tab& operator=(const Tab&) = delete;
 
     Json call(std::string_view method, Members parameters = {});
+    const Place& place() const { return place_; }
 
     // JavaScript that stands in front of every expression from now on.
     void teach(const std::string& words) { words_ += words; }
@@ -157,10 +165,11 @@ public:
 
 private:
     std::string look(const std::string& expression);
+    void clean();
 
     const bool owns_profile_;
-    const std::string profile_;
-    std::string session_{};
+    const Place place_;
+    std::vector<std::string> scripts_{};  // of prepare()
     std::string words_{};
 };
 

@@ -49,15 +49,6 @@ TEST_CASE_FIXTURE(Chat, "lines of one author in a row show name, disc and time o
           "红拂: one|红拂: two|ana: three|红拂: four|nameless");
 }
 
-TEST_CASE_FIXTURE(Chat, "a group that has lost its head to the limit says its name again") {
-    peer.send_frame(Opcode::text, "ana: the first");
-    for (int i = 0; i < 500; ++i) peer.send_frame(Opcode::text, "bot: " + std::to_string(i));
-    page.until("lines().at(-1) === 'bot: 499' && lines().length === 500");
-    peer.send_frame(Opcode::text, "bot: 500");
-    page.until("lines().at(-1) === 'bot: 500'");
-    CHECK(page.eval("("s + kSeen + ").slice(0, 20)").starts_with("B bot 1 time|2|3|"));
-}
-
 TEST_CASE_FIXTURE(Chat, "names have 8 to 10 colours that differ at a glance in both schemes") {
     for (char c = 'a'; c <= 'z'; ++c)
         for (const char* end : {"", "x"})
