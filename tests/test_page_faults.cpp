@@ -45,7 +45,8 @@ TEST_SUITE("browser" * doctest::skip(chromium_path().empty())) {
 TEST_CASE_FIXTURE(Chat, "the header is as wide as the page at every size, and nothing overlaps") {
     page.click_button("On the wire");
     for (const auto& [width, height] : std::vector<std::pair<int, int>>{
-             {1440, 900}, {1024, 768}, {853, 480}, {700, 500}, {390, 844}, {320, 568}}) {
+             {1440, 900}, {1024, 768}, {853, 480}, {700, 500},
+             {640, 360}, {390, 844}, {390, 420}, {320, 568}}) {
         INFO(width, "x", height);
         page.resize(width, height);
         CHECK(page.is("all('header')[0].offsetWidth === innerWidth"));
@@ -58,7 +59,7 @@ TEST_CASE_FIXTURE(Chat, "the header is as wide as the page at every size, and no
 TEST_CASE_FIXTURE(Chat, "with text of twice the size by a style sheet nothing overlaps") {
     page.click_button("On the wire");
     for (const auto& [width, height] :
-         std::vector<std::pair<int, int>>{{1920, 1080}, {1440, 900}, {1280, 720}}) {
+         std::vector<std::pair<int, int>>{{1920, 1080}, {1440, 900}, {1280, 720}, {390, 844}}) {
         INFO(width, "x", height);
         page.resize(width, height);
         page.eval("(document.documentElement.style.fontSize = '200%')");
