@@ -254,7 +254,7 @@ TEST_CASE_FIXTURE(Chat, "connected, the address is one line with Change") {
     page.click_button("Got it");
     for (const int width : {1000, 390}) {
         page.resize(width, 720);
-        CHECK(page.eval("overlaps([...inHeader(), ...seen('main')])") == "");
+        CHECK(page.eval("overlaps([...inHeader(), ...seen('#chat')])") == "");
         CHECK(page.is(
             "Math.abs(field('Server').getBoundingClientRect().top - "
             "all('[role=status]')[0].getBoundingClientRect().top) < 24"));

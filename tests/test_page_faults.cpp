@@ -50,7 +50,7 @@ TEST_CASE_FIXTURE(Chat, "the header is as wide as the page at every size, and no
         INFO(width, "x", height);
         page.resize(width, height);
         CHECK(page.is("all('header')[0].offsetWidth === innerWidth"));
-        CHECK(page.eval("overlaps([...inHeader(), ...seen('main, aside').filter((e) => "
+        CHECK(page.eval("overlaps([...inHeader(), ...seen('#chat, #panel').filter((e) => "
                         "e.checkVisibility({ visibilityProperty: true }))])") == "");
         CHECK(page.is("isWithin(innerWidth)"));
     }
@@ -63,7 +63,7 @@ TEST_CASE_FIXTURE(Chat, "with text of twice the size by a style sheet nothing ov
         INFO(width, "x", height);
         page.resize(width, height);
         page.eval("(document.documentElement.style.fontSize = '200%')");
-        CHECK(page.eval("overlaps([...inHeader(), ...seen('main, aside').filter((e) => "
+        CHECK(page.eval("overlaps([...inHeader(), ...seen('#chat, #panel').filter((e) => "
                         "e.checkVisibility({ visibilityProperty: true }))])") == "");
         CHECK(page.is("isWithin(innerWidth)"));
         CHECK(page.is("document.scrollingElement.scrollHeight === innerHeight"));
