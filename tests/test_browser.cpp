@@ -202,6 +202,7 @@ TEST_CASE_FIXTURE(Chat, "the draft outlives the server, and what never came back
     restart();
     page.until_connected();
     CHECK(page.draft() == "a draft 草稿");
+    CHECK(!page.is("document.body.innerText.includes('Not sent')"));
     CHECK(page.is("document.activeElement === field('Message')"));
     page.enter();
     CHECK(peer.text() == "李靖: a draft 草稿");

@@ -89,7 +89,7 @@ TEST_CASE_FIXTURE(Panel, "the article's message goes out alone, and is drawn bit
     page.until("headers('←') === '81 06'");
     CHECK(page.eval("headers('→')") == "81 86 ?? ?? ?? ??");
     CHECK(page.eval(kFields) ==
-          "81 1 FIN 000 RSV 0001 1 text 86 1 MASK 0000110 length 6 ?? ?? ?? ?? not told "
+          "81 1 FIN 000 RSV 0001 opcode 1 86 1 MASK 0000110 length 6 ?? ?? ?? ?? not told "
           "masking key");
     CHECK(page.eval("seen('#panel .dump')[0].innerText.trim().split(/\\s+/).join(' ')") ==
           "0000 e6 9d 8e e9 9d 96");
@@ -102,7 +102,7 @@ TEST_CASE_FIXTURE(Panel, "each field of a header has its colour, both parts of a
         "window.colour = (e) => getComputedStyle(e).backgroundColor, "
         "window.fields = [...figures('→')[0].querySelectorAll('button')], 0");
     CHECK(page.eval("fields.map((field) => field.querySelector('.label').textContent)") ==
-          "FIN,RSV,1 text,MASK,length: see →,length, 7+16 bit,masking key");
+          "FIN,RSV,opcode 1,MASK,length 126 →,length, 16 bit,masking key");
     for (const char* scheme : {"light", "dark"}) {
         page.media({{"prefers-color-scheme", scheme}});
         CHECK(page.is("colour(fields[4]) === colour(fields[5])"));
