@@ -269,6 +269,9 @@ TEST_CASE_FIXTURE(Chat, "connected, the address is one line with Change") {
     page.fill("Server", url(*server));
     page.click("field('Message')");
     CHECK(page.is("button('Change') !== undefined"));
+    page.click_button("Change");
+    page.click_button("Disconnect");  // it does not move away while it is pressed
+    page.until_status("Disconnected");
 }
 
 // --- the fields ----------------------------------------------------------------------------------

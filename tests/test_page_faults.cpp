@@ -82,6 +82,9 @@ TEST_CASE_FIXTURE(Chat,
     page.until_connected();
     CHECK(page.is(words));
     CHECK(page.is("!/press Enter to send/.test(document.body.innerText)"));
+    page.reload();
+    page.until_connected();
+    CHECK(page.is(words));
     page.click("field('Message')");
     page.enter();
     CHECK(peer.text() == "李靖: twice?");
