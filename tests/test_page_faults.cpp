@@ -207,6 +207,12 @@ TEST_CASE("a silence is explained as a firewall's or as an unfinished handshake"
     CHECK(page.is("/firewall/.test(status()) && /blank line/.test(status())"));
     page.eval("(skip(4000), fakes.at(-1).end(1006), 0)");
     CHECK(page.is("!/firewall/.test(status())"));  // now somebody refuses
+    // The same after a connection that was good.
+    page.eval("(skip(4000), fakes.at(-1).accept(), fakes.at(-1).end(1006), skip(2000), 0)");
+    page.eval("skip(8100)");
+    CHECK(page.is("/firewall/.test(status())"));
+    page.eval("(skip(4000), fakes.at(-1).end(1006), 0)");
+    CHECK(page.is("!/firewall/.test(status())"));
 }
 
 TEST_CASE_FIXTURE(Chat, "a line on which nothing comes back is ended, and the draft is back") {
