@@ -21,7 +21,8 @@ std::string base64_encode(std::string_view bytes) {
         }
         for (std::size_t i = 0; i < 4; ++i) {
             const bool lacks = i > group.size();
-            text += lacks ? '=' : kAlphabet[bits >> (18 - 6 * i) & 63];
+            const std::uint32_t six_bits = (bits >> (18 - 6 * i)) & 63;
+            text += lacks ? '=' : kAlphabet[six_bits];
         }
     }
     return text;
@@ -33,16 +34,16 @@ std::optional<std::string> base64_decode(std::string_view text) {
     if (text.ends_with('=')) text.remove_suffix(1);
 
     std::string bytes;
-    std::uint32_t bits = 0;  // what has been read and not yet written, in the low `count` bits
+    std::uint32_t bits = 0;  // the low `count` bits are read and not yet written; others are old
     unsigned count = 0;
     for (const char c : text) {
         const std::size_t value = kAlphabet.find(c);
         if (value == kAlphabet.npos) return std::nullopt;
-        bits = bits << 6 | static_cast<std::uint32_t>(value);
+        bits = (bits << 6) | static_cast<std::uint32_t>(value);
         count += 6;
         if (count >= 8) {
             count -= 8;
-            bytes += static_cast<char>(bits >> count & 0xFF);
+            bytes += static_cast<char>((bits >> count) & 0xFF);
         }
     }
     const std::uint32_t left = bits & ((1u << count) - 1);

@@ -6,12 +6,22 @@
 //   fill the fd_sets -> select() -> accept -> receive (handshake or decode -> process) -> flush
 //   -> sweep
 //
-// Only this file makes system calls, and of those only select() waits. There are three kinds of
-// failure, and each is handled in one way:
+// Only this file makes system calls. After the start only one of them waits: pselect() in
+// WS::wait(). There are three kinds of failure, and each is handled in one way:
 //   1. The server cannot start: one line that says why, exit 1 (die).
-//   2. A client fails, by its bytes, its socket or its silence: that client goes (refuse, close,
-//      drop), and nobody else notices.
+//   2. A client breaks the protocol, its socket fails, or it is silent: that client is removed
+//      (refuse, close, drop), and the others notice nothing.
 //   3. EINTR, EAGAIN, EMFILE and the like are expected: they are handled where they occur.
+//
+// Words that this file uses:
+//   peer       a client whose opening handshake is done
+//   said       of bytes: put into the log, from which they are sent to every peer
+//   due        of bytes: to be sent to one client, and not sent yet
+//   read set   the descriptors that select() watches until recv() or accept() would not wait
+//   write set  the descriptors that select() watches until send() would not wait
+//   TCP FIN    the other side will send no more: recv() returns 0. (FIN alone is a frame's bit.)
+//   RST        the other side gave the connection up: recv() and send() fail. What was on its way
+//              is lost, so a server that wants its last words to arrive must not cause one.
 //
 // Where to begin: struct Log, struct Window, struct Client, WS::run(), and then the functions of WS
 // in the order in which run() calls them. Struct Terminal, the signals and the command line can be
@@ -31,6 +41,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
@@ -64,40 +75,61 @@ using namespace std::chrono_literals;
 constexpr std::size_t kKiB = 1024;
 constexpr std::size_t kMiB = 1024 * kKiB;
 
+// Deadlines.
 constexpr auto kHandshakeTime = 10s;  // from accept() to the end of the request; past it: 408
-constexpr auto kPingAfter = 30s;      // without a sign of life from a peer
-constexpr auto kDropAfter = 60s;      // without a sign of life from a peer
-constexpr auto kStallTime = 30s;      // taking nothing while something waits; past it: dropped
-constexpr auto kFarBehindTime = 10s;  // the same for a peer that is more than half the log behind
-constexpr auto kClosingTime = 2s;     // without a TCP FIN or a byte taken, after the last word
-constexpr auto kStoppingTime = 1s;    // for all of that together when the server ends
-constexpr auto kAcceptPause = 100ms;  // when the system has no descriptor or memory for a newcomer
+constexpr auto kPingAfter = 30s;      // a peer that is silent for so long is sent a Ping
+constexpr auto kDropAfter = 60s;      // a peer that is silent for so long is dropped
+constexpr auto kStallTime = 30s;      // a peer that takes nothing of what is due is dropped
+constexpr auto kFarBehindTime = 15s;  // the same for a peer that is more than half the log behind
+constexpr auto kClosingTime = 2s;     // a closing client must take something, or close its side
+constexpr auto kStoppingTime = 1s;    // from SIGINT, SIGTERM or SIGHUP to the end of the server
+constexpr auto kAcceptPause = 100ms;  // no descriptor or memory for a newcomer: accept() later
 
-constexpr std::size_t kLogBytes = 48 * kMiB;      // what was said and is not sent to everybody yet
-constexpr std::size_t kCommonBytes = 31 * kMiB;   // of the log, for whoever comes first
-constexpr std::size_t kReservedBytes = 16 * kKiB; // of the rest of the log, for each descriptor
-constexpr std::size_t kWindowBytes = 24 * kMiB;   // divided by the number of peers: one's window
-constexpr std::size_t kHeldBytes = 40 * kMiB;     // half-received messages of all; past it: 1009
-constexpr std::size_t kRoundBytes = kMiB;         // received in a round, in equal shares ...
-constexpr std::size_t kReceiveBytes = 32 * kKiB;  // ... of at most this
-constexpr std::size_t kSendBytes = kMiB;          // sent to one client in a round
-constexpr std::size_t kLeastPace = kKiB;          // bytes taken that buy a stalled peer one second
-constexpr std::size_t kTerminalBytes = 64 * kKiB; // lines that standard output has not taken yet
-constexpr int kSocketBytes = 128 * 1024;          // of one client in the kernel, in each direction
-constexpr int kAcceptsPerRound = 64;              // newcomers let in between two looks at others
-constexpr int kRefusalSlots = 8;                  // descriptors kept for saying 503 in good order
+// The log has two halves. One is common, for those who say much: each of them may take 24 MiB
+// divided by the number of peers. The other is reserved: every descriptor that there can be has its
+// part of it, which no other can take. So who says little is heard at once, however much others say
+// and however slowly others read.
+constexpr std::size_t kLogBytes = 48 * kMiB;
+constexpr std::size_t kWindowBytes = 24 * kMiB;     // divided by the number of peers
+constexpr std::size_t kReservedBytes = 3584 * kKiB; // divided by the descriptor's number ...
+constexpr std::size_t kLeastReserved = 8 * kKiB;    // ... but not less than this
 
-// The reserve of every descriptor that there can be fits into the log. A message in the log may be
-// longer than what was counted when it was received: by a header and by the room that every
-// std::string has. That is less than 64 bytes.
-static_assert(kCommonBytes + FD_SETSIZE * (kReservedBytes + 64) <= kLogBytes);
+// A new client gets the lowest descriptor that is free. So where there are few clients, each has
+// much: 448 KiB for descriptor 8, 35 KiB for descriptor 100, 8 KiB for the last.
+constexpr std::size_t reserved_for(int fd) {
+    return std::max(kReservedBytes / static_cast<std::size_t>(fd), kLeastReserved);
+}
+
+constexpr std::size_t reserved_for_all() {
+    std::size_t sum = 0;
+    for (int fd = STDERR_FILENO + 1; fd < FD_SETSIZE; ++fd) {
+        // What a client says may be longer in the log than what was received from it in that
+        // round, by the header of one message: less than 64 bytes.
+        sum += reserved_for(fd) + 64;
+    }
+    return sum;
+}
+
+constexpr std::size_t kCommonBytes = kLogBytes - reserved_for_all();
+
+constexpr std::size_t kHeldBytes = 40 * kMiB;      // half-received messages of all; past it: 1009
+constexpr std::size_t kRoundBytes = kMiB;          // received from all clients in one round
+constexpr std::size_t kReceiveBytes = 32 * kKiB;   // received from one client in one round
+constexpr std::size_t kSendBytes = kMiB;           // sent to one client in one round
+constexpr std::size_t kLeastPace = kKiB;           // a stalled peer that takes this gains a second
+constexpr std::size_t kTerminalBytes = 64 * kKiB;  // lines that standard output has not taken yet
+constexpr int kSocketBytes = 128 * 1024;           // of one client in the kernel, each direction
+constexpr int kAcceptsPerRound = 64;               // newcomers let in during one round
+constexpr int kRefusalSlots = 8;                   // clients that are told 503 at the same time
+
+static_assert(kWindowBytes < kCommonBytes);
 static_assert(kMaxMessageBytes + kReceiveBytes < kCommonBytes);
 
-constexpr int kYes = 1;  // for setsockopt()
+constexpr int kYes = 1;                     // for setsockopt()
 constexpr timespec kMoment{0, 10'000'000};  // 10 ms, for pselect()
 
-// What clients that have left had taken goes back to the system. Without this the C library of
-// Linux keeps what is freed, tens of MiB, to use it again.
+// Gives freed memory back to the system when clients have left. Without this the C library of
+// Linux keeps it, tens of MiB, to use it again.
 void give_memory_back() {
 #ifdef __GLIBC__
     malloc_trim(0);
@@ -113,39 +145,42 @@ struct Terminal {
     std::string text;         // lines that are not written yet
     std::size_t dropped = 0;  // lines since the last one that found room
 
-    // select() calls a terminal writable when it has room for one byte, and write() would wait for
-    // the others: it needs O_NONBLOCK. But that flag belongs to the open file, which the shell
-    // shares. So the terminal is opened once more.
+    // select() calls a terminal writable when it has room for one byte, and then write() would wait
+    // until there is room for the others. O_NONBLOCK prevents that. But it would hold for everybody
+    // who has this terminal open in the same way, and the shell has: its reads would fail. So the
+    // terminal is opened a second time, for the server alone. When that fails, nothing changes.
     Terminal() {
         text.reserve(2 * kTerminalBytes);  // from now on no line needs memory
         const char* name = ttyname(STDOUT_FILENO);
-        if (name == nullptr) return;
+        if (name == nullptr) return;  // it is no terminal
         const int fd = open(name, O_WRONLY | O_NONBLOCK | O_NOCTTY);
         if (fd < 0) return;
         dup2(fd, STDOUT_FILENO);
         ::close(fd);
     }
 
-    bool has_room() {
+    // Counts a line for which there is no room. After it all are dropped, until their number has
+    // been printed: the gap is always seen.
+    bool may_add_line() {
         const bool room = dropped == 0 && text.size() <= kTerminalBytes;
         if (!room) ++dropped;
         return room;
     }
 
     void line(std::initializer_list<std::string_view> parts) {
-        if (!has_room()) return;
+        if (!may_add_line()) return;
         for (const std::string_view part : parts) text += part;
         text += '\n';
     }
 
     // Writes what can be written without waiting. A pipe that select() calls writable takes
-    // PIPE_BUF bytes at once.
+    // PIPE_BUF bytes at once, but perhaps no more.
     void flush() {
-        while (!text.empty() && writable()) {
+        while (!text.empty() && is_writable()) {
             const std::size_t size = std::min<std::size_t>(text.size(), PIPE_BUF);
             const ssize_t written = write(STDOUT_FILENO, text.data(), size);
             if (written < 0 && (errno == EAGAIN || errno == EINTR)) return;
-            if (written < 0) text.clear();  // nobody will read it
+            if (written < 0) text.clear();  // nobody can read it any more
             else text.erase(0, static_cast<std::size_t>(written));
             if (dropped > 0 && text.size() <= kTerminalBytes / 2) tell_dropped();
         }
@@ -157,7 +192,7 @@ struct Terminal {
         line({"(", count, " lines dropped)"});
     }
 
-    static bool writable() {
+    static bool is_writable() {
         fd_set out;
         FD_ZERO(&out);
         FD_SET(STDOUT_FILENO, &out);
@@ -182,22 +217,26 @@ struct Log {
     std::unique_ptr<char[]> buffer{new char[kLogBytes]};
     std::uint64_t start = 0;   // a position whose byte is the first of the buffer
     std::uint64_t oldest = 0;  // somebody has not been sent the bytes from here on
-    std::uint64_t end = 0;     // behind the last byte
+    std::uint64_t end = 0;     // of the next byte that is said
 
-    std::size_t under_way() const { return static_cast<std::size_t>(end - oldest); }
+    std::size_t size() const { return static_cast<std::size_t>(end - oldest); }
+
+    // Of the common half. What is in the reserved half counts, too: that is on the safe side.
+    std::size_t common_room() const { return kCommonBytes - std::min(kCommonBytes, size()); }
 
     std::size_t place_of(std::uint64_t position) const {
         return static_cast<std::size_t>((position - start) % kLogBytes);
     }
 
-    // There is room for it: see WS::allowance().
+    // There always is room: a client is received from only when there is. See WS::allowance().
     void append(std::string_view bytes) {
+        assert(bytes.size() <= kLogBytes - size());
         while (!bytes.empty()) {
             const std::size_t place = place_of(end);
-            const std::size_t size = std::min(bytes.size(), kLogBytes - place);
-            std::memcpy(&buffer[place], bytes.data(), size);
-            bytes.remove_prefix(size);
-            end += size;
+            const std::size_t piece = std::min(bytes.size(), kLogBytes - place);
+            std::memcpy(&buffer[place], bytes.data(), piece);
+            bytes.remove_prefix(piece);
+            end += piece;
         }
     }
 
@@ -208,29 +247,36 @@ struct Log {
         return {&buffer[place], static_cast<std::size_t>(size)};
     }
 
-    // When everybody has been sent everything, the next message goes to the start of the buffer:
-    // those bytes were used a moment ago and are still in the processor's cache.
+    // Nobody will ask for a byte before this position again. When everybody has been sent
+    // everything, the next message goes to the start of the buffer: those bytes were used a moment
+    // ago and are still in the processor's cache.
     void forget(std::uint64_t before) {
         oldest = before;
         if (oldest == end) start = end;
     }
 };
 
-// How many bytes of the log one descriptor has said and somebody has not been sent yet. It is not
-// known to the byte, but it is never more than bytes(): all that was said before `mark` is out when
-// the oldest byte of the log has passed `mark`.
+// How much one descriptor has said that somebody has not been sent yet. The messages are not
+// remembered one by one. There are two sums, split at a position of the log:
+//
+//        |---- said_before ----|---- said_since ----|
+//                             mark               log.end
+//
+// When the oldest byte of the log has passed the mark, all of said_before has been sent to
+// everybody, and the mark moves to the end. So bytes() may be more than the truth, never less.
 struct Window {
     std::uint64_t mark = 0;
-    std::size_t before = 0;  // bytes said before the mark
-    std::size_t since = 0;   // bytes said since
+    std::size_t said_before = 0;
+    std::size_t said_since = 0;
 
-    std::size_t bytes() const { return before + since; }
+    std::size_t bytes() const { return said_before + said_since; }
 
     void update(const Log& log) {
         if (log.oldest < mark) return;
-        before = log.oldest == log.end ? 0 : since;
-        since = 0;
+        said_before = said_since;
+        said_since = 0;
         mark = log.end;
+        if (log.oldest == log.end) said_before = 0;  // everything has been sent
     }
 };
 
@@ -241,73 +287,83 @@ struct Window {
 //    accept()
 //       |
 //       v
-//     open, no handshake  ---- refuse(): a bad request, no slot, kHandshakeTime ------.
-//       |                                                                             |
-//       | do_handshake(): 101                                                         |
-//       v                                                                             v
-//     open, handshake: a peer  ---- close(): Close came or is sent ------------->  closing
-//       |                      ---- leave(): its TCP FIN came ------------------>     |
-//       |                                                                             |
-//       | drop(): reset, silent (kDropAfter),          its TCP FIN came and all is    |
-//       | takes nothing (kStallTime)                   sent, or kClosingTime is over  |
-//       v                                                                             v
-//     gone  <-------------------------------------------------------------------------'
-//       |
+//     open, no handshake  ---- refuse(): a bad request, no slot, kHandshakeTime ---.
+//       |                 ---- leave(): its TCP FIN came ------------------------. |
+//       | do_handshake(): 101                                                    | |
+//       v                                                                        v v
+//     open, handshake: a peer  ---- close(): Close came or is sent ----------->  closing
+//                              ---- leave(): its TCP FIN came --------------->     |
+//                                                                                  |
+//     From each of these drop() leads to gone: the socket failed, there is no      |
+//     memory, or a deadline has passed (a peer's: kDropAfter, kStallTime).         |
+//                                                                                  |
+//     gone  <----------------------------------------------------------------------'
+//       |        all is sent and its TCP FIN came, or kClosingTime has passed
 //       v
 //     sweep() closes the socket
 enum class State { open, closing, gone };
 
+// What is due to a client is sent in this order:
+//
+//    the log:  |=== position ... own_at ===|       |=== own_at ... end ===|
+//    alone:                                [ own ]
+//
+// A client that is closing is due nothing behind `own`, whose last bytes are a Close frame.
 struct Client {
     int fd;
     bool handshake = false;            // done: it speaks frames (the demo has one flag for all)
     State state = State::open;
     bool ended = false;                // its TCP FIN has come: there is nothing to receive
-    bool blocked = false;              // the kernel did not take all that is due: wait until it can
-    bool pinged = false;               // since its last sign of life
-    Clock::time_point deadline;        // of the state it is in, see expire()
-    Clock::time_point stalled{};       // while blocked: when it must have taken more
+    bool blocked = false;              // not all that is due could be sent: it is in the write set
+    bool pinged = false;               // a Ping was sent since its last sign of life
+    Clock::time_point deadline;        // what happens then depends on its state, see expire()
     std::string request{};             // the opening handshake as far as it has come
-    std::optional<Decoder> decoder{};  // since the handshake, until it is closing
-
-    // It is sent: the log up to own_at, own, the log up to its end (closing: to last), last_word.
+    std::optional<Decoder> decoder{};  // from the handshake until it is closing
     std::uint64_t position = 0;        // in the log: it has been sent the bytes before
     std::uint64_t own_at = 0;          // in the log: a place between two messages
-    std::string own{};                 // answers to it alone: the 101, Pongs, our Ping
-    std::uint64_t last = 0;            // in the log: the end when it began closing
-    std::string last_word{};           // a Close frame or a refusal
+    std::string own{};                 // bytes for it alone: the 101 or a refusal, Pongs, a Close
 
-    std::size_t held() const { return decoder ? decoder->held() : 0; }
+    std::size_t held() const { return decoder ? decoder->held() : 0; }  // of a half message
 };
 
 // --- signals, addresses (can be skipped at first) ------------------------------------------------
 
-// SIGINT, SIGTERM and SIGHUP are blocked, so that none comes between a look at `caught` and
-// select(). They are let in while pselect() waits. When some descriptor is always ready, pselect()
-// may never let them in: so signalled() also asks for signals that are still blocked.
+// SIGINT, SIGTERM and SIGHUP must end a wait that may otherwise last 30 s. If they could come at
+// any time, one might come behind the last look at `caught` and in front of select(), which would
+// then wait all the same. So they are blocked, and pselect() lets them in while it waits.
+constexpr std::array kStopSignals{SIGINT, SIGTERM, SIGHUP};
+
 volatile sig_atomic_t caught = 0;
 
 extern "C" void on_signal(int) { caught = 1; }
+
+bool is_ignored(int number) {
+    struct sigaction now {};
+    sigaction(number, nullptr, &now);
+    return now.sa_handler == SIG_IGN;
+}
 
 // Returns the signal mask for pselect(): the one from before, in which these signals come through.
 sigset_t block_signals() {
     sigset_t stop;
     sigset_t outside;
     sigemptyset(&stop);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
-        const auto before = signal(number, on_signal);
-        const bool nohup = number == SIGHUP && before == SIG_IGN;  // nohup ./server
-        if (nohup) signal(number, SIG_IGN);
-        else sigaddset(&stop, number);
+    for (const int number : kStopSignals) {
+        if (number == SIGHUP && is_ignored(SIGHUP)) continue;  // started as nohup ./server
+        signal(number, on_signal);
+        sigaddset(&stop, number);
     }
     sigprocmask(SIG_BLOCK, &stop, &outside);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigdelset(&outside, number);
+    for (const int number : kStopSignals) sigdelset(&outside, number);
     return outside;
 }
 
+// When a descriptor is ready at once, pselect() may return without letting a signal in. Under a
+// flood that is so in every round. Such a signal is pending.
 bool signalled() {
     sigset_t pending;
     sigpending(&pending);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+    for (const int number : kStopSignals) {
         if (sigismember(&pending, number) == 1) return true;
     }
     return caught != 0;
@@ -315,7 +371,8 @@ bool signalled() {
 
 std::string join(const std::string& address, const std::string& port) {
     const bool ipv6 = address.find(':') != address.npos;
-    return (ipv6 ? '[' + address + ']' : address) + ':' + port;
+    if (ipv6) return '[' + address + "]:" + port;
+    return address + ':' + port;
 }
 
 std::string numeric(const sockaddr_storage& address, socklen_t size) {
@@ -333,9 +390,35 @@ std::string seconds(std::chrono::seconds time) { return std::to_string(time.coun
     std::exit(1);
 }
 
-// The socket that listens. When a host name has several addresses, the first IPv4 address is taken,
-// as in the demo, where localhost is 127.0.0.1. No second one is tried: a server that silently
+// When a host name has several addresses, the first IPv4 address is taken, as in the demo, where
+// localhost is 127.0.0.1. If that one cannot be had, no other is tried: a server that silently
 // listens somewhere else is harder to find than one that says what is wrong.
+const addrinfo* choose(const addrinfo* found) {
+    for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
+        if (one->ai_family == AF_INET) return one;
+    }
+    return found;
+}
+
+// Returns -1 with errno when one of the calls fails.
+int listen_on(const addrinfo& place) {
+    const int master = socket(place.ai_family, SOCK_STREAM, 0);
+    // SO_REUSEADDR: the port can be had again at once. Otherwise the system keeps it for a minute
+    // while connections of the last server are in TIME_WAIT.
+    // The buffers are for the clients: accept() makes sockets that are set like the master.
+    // O_NONBLOCK: a newcomer may give up between select() and accept(), and accept() would wait for
+    // the next one.
+    const bool listening =
+        master >= 0 &&
+        setsockopt(master, SOL_SOCKET, SO_REUSEADDR, &kYes, sizeof kYes) == 0 &&
+        setsockopt(master, SOL_SOCKET, SO_SNDBUF, &kSocketBytes, sizeof kSocketBytes) == 0 &&
+        setsockopt(master, SOL_SOCKET, SO_RCVBUF, &kSocketBytes, sizeof kSocketBytes) == 0 &&
+        bind(master, place.ai_addr, place.ai_addrlen) == 0 &&
+        listen(master, SOMAXCONN) == 0 &&
+        fcntl(master, F_SETFL, O_NONBLOCK) == 0;
+    return listening ? master : -1;
+}
+
 int open_master(const std::string& address, const std::string& port) {
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
@@ -344,24 +427,9 @@ int open_master(const std::string& address, const std::string& port) {
     const int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
     if (failed == EAI_SYSTEM) die(address, port, strerror(errno));
     if (failed != 0) die(address, port, gai_strerror(failed));
-    const addrinfo* place = found;
-    while (place->ai_family != AF_INET && place->ai_next != nullptr) place = place->ai_next;
-    if (place->ai_family != AF_INET) place = found;
-
-    const int master = socket(place->ai_family, SOCK_STREAM, 0);
+    const int master = listen_on(*choose(found));
+    if (master < 0) die(address, port, strerror(errno));
     if (master >= FD_SETSIZE) die(address, port, "no descriptor below FD_SETSIZE is free");
-    // SO_REUSEADDR: the port can be used again although old connections are in TIME_WAIT.
-    // The buffers are those of each client: accept() takes them over from the master.
-    const bool listening =
-        master >= 0 &&
-        setsockopt(master, SOL_SOCKET, SO_REUSEADDR, &kYes, sizeof kYes) == 0 &&
-        setsockopt(master, SOL_SOCKET, SO_SNDBUF, &kSocketBytes, sizeof kSocketBytes) == 0 &&
-        setsockopt(master, SOL_SOCKET, SO_RCVBUF, &kSocketBytes, sizeof kSocketBytes) == 0 &&
-        bind(master, place->ai_addr, place->ai_addrlen) == 0 &&
-        listen(master, SOMAXCONN) == 0 &&
-        // A newcomer may have gone again before accept(), which would then wait for the next one.
-        fcntl(master, F_SETFL, O_NONBLOCK) == 0;
-    if (!listening) die(address, port, strerror(errno));
     freeaddrinfo(found);
     return master;
 }
@@ -373,25 +441,28 @@ class WS {
     const bool quiet;                   // prints the first line only
     const bool tracing;                 // prints each frame and each system call, too
     std::map<int, Client> sockets;      // by descriptor
-    int slots = 0;                      // descriptors of clients are less; the last hear 503
+    int slots = 0;                      // clients have descriptors below this
     std::size_t peers = 0;              // clients that are open and whose handshake is done
     Log log;                            // what everybody is sent
-    std::vector<Window> windows{FD_SETSIZE};  // by descriptor: coming back gives no new one
+    // By descriptor, not by client: who leaves and comes back does not get a new one.
+    std::vector<Window> windows = std::vector<Window>(FD_SETSIZE);
     int last_served = -1;               // descriptor of the last client received from
     std::vector<char> buffer = std::vector<char>(kReceiveBytes);  // for recv()
     Terminal terminal;
-    const sigset_t signals_outside = block_signals();  // the mask while pselect() waits
+    sigset_t signals_outside;           // the signal mask while pselect() waits
     Clock::time_point now = Clock::now();  // of this round
-    Clock::time_point accept_again = now;  // the master is not in the read set before
+    Clock::time_point accept_again = now;  // until then the master is not in the read set
     bool stopping = false;              // SIGINT, SIGTERM or SIGHUP came
-    Clock::time_point stop_time{};      // when stopping: nobody is waited for any longer
+    Clock::time_point stop_time{};      // when stopping: from then on no client is waited for
 
 public:
     WS(const std::string& address, const std::string& port, bool quietly, bool traced)
         : master(open_master(address, port)), quiet(quietly), tracing(traced) {
+        signals_outside = block_signals();
+        // accept() gives a newcomer the lowest descriptor that is free. The last one is for those
+        // newcomers who find no slot: they hear 503 and are closed at once.
         rlimit files{};
         getrlimit(RLIMIT_NOFILE, &files);
-        // One descriptor stays free, so that accept() can take in those who are refused.
         slots = static_cast<int>(std::min<rlim_t>(FD_SETSIZE, files.rlim_cur - 1));
 
         sockaddr_storage own{};
@@ -430,8 +501,9 @@ private:
         if (!terminal.text.empty()) FD_SET(STDOUT_FILENO, &writable);
         if (!stopping && now >= accept_again) FD_SET(master, &readable);
         for (auto& [fd, client] : sockets) {
+            windows[static_cast<std::size_t>(fd)].update(log);
             if (allowance(client) > 0) FD_SET(fd, &readable);
-            else sign_of_life(client);  // it may be sending: we do not look
+            else sign_of_life(client);  // we do not look, so we cannot say that it is silent
             if (client.blocked) FD_SET(fd, &writable);
             highest = std::max(highest, fd);
         }
@@ -439,45 +511,47 @@ private:
     }
 
     // How many bytes may be received from a client now; 0: it is not in the read set. What is
-    // received may all become messages, and the end of a long one makes a message of all that is
-    // held of it. So that there is always room for it in the log:
-    //   - what stays within the sender's window must fit into kCommonBytes;
-    //   - a message that does not waits until the longest would fit: long ones are all alike;
-    //   - kReservedBytes of each descriptor are never taken by another. Who says little is heard
-    //     at once, however much others say, and however slowly others read.
-    // An example with 10 peers, each of which has a share of 2.4 MiB, while some peer reads slowly.
-    // Who chats is received from as long as less than 31 MiB of the log are under way; who is
-    // inside a message of 5 MiB, as long as it is less than 15 MiB. Both stop when they have said
-    // their 2.4 MiB and it is not out. And when 31 MiB are under way, each may still say 16 KiB.
-    std::size_t allowance(const Client& client) {
+    // received may all become messages, and the end of a long message makes a message of all that
+    // is held of it. The log must have room for that before it is received. It has:
+    //   - for who stays within its share, while the common half has room for what is held of its
+    //     message and for this recv();
+    //   - for a message that does not fit into the share, while the common half has room for the
+    //     longest message that there can be. (With room for its own length it would be overtaken by
+    //     shorter ones, perhaps for ever.)
+    //   - for who says little, always, in what is reserved for its descriptor.
+    // An example: there are 10 peers, and one of them reads slowly. Each has a share of 2.4 MiB.
+    // Who chats is always heard. Who says megabytes in short messages is not read any more when
+    // 2.4 MiB of them have not been sent to the slow peer. Who says one message of 5 MiB is read
+    // while there are less than 8.9 MiB in the log.
+    std::size_t allowance(const Client& client) const {
         if (client.ended) return 0;
         if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN
-        if (!client.own.empty()) return 0;  // it does not take its answers: no further questions
-        Window& window = windows[static_cast<std::size_t>(client.fd)];
-        window.update(log);
+        if (!client.own.empty()) return 0;  // it has not taken its answers: no further questions
+        const std::size_t window = windows[static_cast<std::size_t>(client.fd)].bytes();
+        const std::size_t said = window + client.held();
         const std::size_t share = kWindowBytes / std::max<std::size_t>(peers, 1);
-        const std::size_t said = window.bytes() + client.held();
-        const std::size_t room = kCommonBytes - std::min(kCommonBytes, log.under_way());
-        if (said < share) {
-            if (client.held() + kReceiveBytes <= room) return std::min(share - said, kReceiveBytes);
-        } else if (window.bytes() < share) {
-            if (kMaxMessageBytes + kReceiveBytes <= room) return kReceiveBytes;
-        }
-        if (said < kReservedBytes) return std::min(kReservedBytes - said, kReceiveBytes);
-        // A request is not said to anybody. Byte by byte, because frames may follow it.
+        const std::size_t room = log.common_room();
+
+        const bool within_share = said < share && client.held() + kReceiveBytes <= room;
+        if (within_share) return std::min(share - said, kReceiveBytes);
+        const bool longest_fits = window < share && kMaxMessageBytes + kReceiveBytes <= room;
+        if (longest_fits) return kReceiveBytes;
+        const std::size_t reserved = reserved_for(client.fd);
+        if (said < reserved) return std::min(reserved - said, kReceiveBytes);
+        // A request goes to nobody. It is received byte by byte, because frames may follow it.
         return client.handshake ? 0 : 1;
     }
 
     // The only call that waits: for a descriptor, a deadline or a signal.
     void wait(int highest, fd_set& readable, fd_set& writable) {
-        const auto patience = timeout();
-        const timespec* limit = patience ? &*patience : nullptr;
+        const std::optional<timespec> patience = timeout();
+        const timespec* limit = patience ? &patience.value() : nullptr;
         const int ready =
             pselect(highest + 1, &readable, &writable, nullptr, limit, &signals_outside);
         if (ready < 0) {
             // A signal came, or the kernel has no memory: then try again, but not at once.
             if (errno != EINTR) pselect(0, nullptr, nullptr, nullptr, &kMoment, nullptr);
-            FD_ZERO(&readable);  // what they say now means nothing
+            FD_ZERO(&readable);  // when select() fails, the sets are not defined
             FD_ZERO(&writable);
         }
         now = Clock::now();
@@ -492,31 +566,33 @@ private:
     std::optional<timespec> timeout() const {
         auto next = Clock::time_point::max();
         if (now < accept_again) next = accept_again;
-        for (const auto& [fd, client] : sockets) {
-            next = std::min(next, client.deadline);
-            if (client.blocked) next = std::min(next, stall_deadline(client));
-        }
+        for (const auto& [fd, client] : sockets) next = std::min(next, deadline_of(client));
         if (next == Clock::time_point::max()) return std::nullopt;
         const auto left = std::max<Clock::duration>(next - Clock::now(), 0ns);
-        return timespec{static_cast<time_t>(left / 1s), static_cast<long>(left % 1s / 1ns)};
+        const auto whole = std::chrono::floor<std::chrono::seconds>(left);
+        const std::chrono::nanoseconds rest = left - whole;
+        return timespec{static_cast<time_t>(whole.count()), static_cast<long>(rest.count())};
     }
 
     // --- accept ----------------------------------------------------------------------------------
 
     void connect_all() {
-        int newcomers = 0;
-        while (newcomers < kAcceptsPerRound && connect()) ++newcomers;
+        for (int newcomers = 0; newcomers < kAcceptsPerRound; ++newcomers) {
+            if (!connect()) return;
+        }
     }
 
-    // Lets one newcomer in; false when there is none.
+    // Takes one newcomer out of the listen queue, where the kernel keeps connections that nobody
+    // has accepted. Returns false when there is none.
     bool connect() {
         sockaddr_storage address{};
         socklen_t size = sizeof address;
         const int fd = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
         if (fd < 0) {
             const bool usual = errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
-            // Else there is no descriptor or no memory for it. It stays in the listen queue, and
-            // select() would return at once, again and again: leave the master out for a while.
+            // Any other error says that there is no descriptor or no memory for the newcomer. It
+            // stays in the listen queue, and select() would return at once, again and again. So the
+            // master is left out of the read set for a while.
             if (!usual) accept_again = now + kAcceptPause;
             return false;
         }
@@ -531,42 +607,47 @@ private:
     }
 
     void welcome(Client client, const std::string& address) {
-        say({"connect client ", std::to_string(client.fd), " from ", address});
-        if (client.fd >= slots - kRefusalSlots) {
+        const int fd = client.fd;
+        say({"connect client ", std::to_string(fd), " from ", address});
+        if (fd >= slots - kRefusalSlots) {
             refuse(client, refusal("", "503 Service Unavailable", "no slot left"));
         }
-        if (client.fd < slots) {
-            sockets.emplace(client.fd, std::move(client));
+        if (fd < slots) {
+            sockets.emplace(fd, std::move(client));
             return;
         }
-        // There is no slot to end in good order: it gets what the kernel takes at once.
+        // There is not even a slot in which to wait until it has read the 503. It gets what the
+        // kernel takes at once.
         flush(client);
-        ::close(client.fd);
+        ::close(fd);
     }
 
     // --- receive ---------------------------------------------------------------------------------
 
-    // Begins behind the client that was the last to be received from in the round before. Else low
-    // descriptors would always find the log's room first.
+    // Begins behind the client that was the last to be received from in the round before. Otherwise
+    // those with low descriptors would always be the first to find room in the log.
     void receive_all(const fd_set& readable) {
-        std::size_t senders = 1;
-        for (const auto& [fd, client] : sockets) senders += FD_ISSET(fd, &readable) ? 1 : 0;
-        const std::size_t share = kRoundBytes / senders;
+        std::size_t senders = 0;
+        for (const auto& [fd, client] : sockets) {
+            if (FD_ISSET(fd, &readable)) ++senders;
+        }
+        const std::size_t most = kRoundBytes / std::max<std::size_t>(senders, 1);
         auto next = sockets.upper_bound(last_served);
-        for (std::size_t left = sockets.size(); left > 0; --left) {
+        for (std::size_t i = 0; i < sockets.size(); ++i) {
             if (next == sockets.end()) next = sockets.begin();
-            serve(next->second, readable, share);
+            serve(next->second, readable, most);
             ++next;
         }
     }
 
-    void serve(Client& client, const fd_set& readable, std::size_t share) {
+    // All that a round brings to one client: what it has sent, the server's end, its deadline.
+    void serve(Client& client, const fd_set& readable, std::size_t most) {
         try {
-            // Asked again: others may have taken the room since fill().
-            const std::size_t size = std::min(allowance(client), share);
+            // Asked again, because others may have taken the room since fill().
+            const std::size_t size = std::min(allowance(client), most);
             if (FD_ISSET(client.fd, &readable) && size > 0) receive(client, size);
             if (stopping) say_goodbye(client);
-            expire(client);
+            if (now >= deadline_of(client)) expire(client);
         } catch (const std::bad_alloc&) {
             drop(client, "out of memory");
         }
@@ -575,12 +656,17 @@ private:
     void receive(Client& client, std::size_t size) {
         const ssize_t received = recv(client.fd, buffer.data(), size, 0);
         trace_call("recv", client.fd, received);
-        if (received < 0 && (errno == EAGAIN || errno == EINTR)) return;
-        if (received < 0) return drop(client, strerror(errno));
+        if (received < 0) {
+            if (errno != EAGAIN && errno != EINTR) drop(client, strerror(errno));
+            return;
+        }
         last_served = client.fd;
-        client.ended = received == 0;  // by its TCP FIN; what is due to it may still arrive
-        if (client.ended) return leave(client, "disconnect", "connection ended without Close");
-        if (client.state != State::open) return;
+        if (received == 0) {
+            client.ended = true;  // it sends no more; but it may still read what is due to it
+            leave(client, "disconnect", "connection ended without Close");
+            return;
+        }
+        if (client.state != State::open) return;  // nothing counts that comes behind a Close
         std::string_view input(buffer.data(), static_cast<std::size_t>(received));
         if (!client.handshake) do_handshake(client, input);
         if (client.handshake) decode(client, input);
@@ -590,7 +676,10 @@ private:
         const std::optional<Response> response = take_request(client.request, input);
         if (!response) return;
         trace_lines("<-", client.fd, client.request);
-        if (!response->accepted) return refuse(client, *response);
+        if (!response->accepted) {
+            refuse(client, *response);
+            return;
+        }
         trace_lines("->", client.fd, response->text);
         std::string().swap(client.request);  // gives its memory back
         client.decoder.emplace();
@@ -598,8 +687,9 @@ private:
         ++peers;
         say({"shakeHands ", std::to_string(client.fd)});
 
-        // Sent now, because nothing may come before it. A new socket always has room for it.
-        client.position = log.end;  // what was said before is not for it
+        // What was said before is not for it. The response is sent now, because nothing may come
+        // before it. A new socket has room for 129 bytes; if this one has not, it goes.
+        client.position = log.end;
         send(client, response->text);
         flush(client);
         if (client.blocked) drop(client, "no room for the response");
@@ -622,18 +712,19 @@ private:
     void process(Client& client, Decoder::Event event) {
         const Decoder& decoder = *client.decoder;
         const std::string_view payload = decoder.payload();
-        if (event == Decoder::Event::fragment) return;
         if (event == Decoder::Event::violation) {
-            return close(client, decoder.code(), decoder.reason());
+            close(client, decoder.code(), decoder.reason());
+        } else if (event == Decoder::Event::message) {
+            broadcast(client, decoder.opcode(), payload);
+        } else if (decoder.opcode() == Opcode::ping) {
+            send_frame(client, Opcode::pong, payload);
+        } else if (decoder.opcode() == Opcode::close) {
+            close(client, close_code(payload), "closed by peer");
         }
-        switch (decoder.opcode()) {
-            case Opcode::ping: return send_frame(client, Opcode::pong, payload);
-            case Opcode::pong: return;
-            case Opcode::close: return close(client, close_code(payload), "closed by peer");
-            default: return broadcast(client, decoder.opcode(), payload);
-        }
+        // A Pong needs no answer, nor does a fragment: its message has not ended.
     }
 
+    // Says a message: it goes into the log once, and from there to every peer, its sender too.
     void broadcast(const Client& sender, Opcode opcode, std::string_view payload) {
         const Header header = make_header(opcode, payload.size());
         if (!quiet) {
@@ -643,12 +734,13 @@ private:
         if (tracing) terminal.line({"-> all: ", describe(header, opcode, payload)});
         log.append(header.bytes);
         log.append(payload);
-        windows[static_cast<std::size_t>(sender.fd)].since += header.bytes.size() + payload.size();
+        Window& window = windows[static_cast<std::size_t>(sender.fd)];
+        window.said_since += header.bytes.size() + payload.size();
     }
 
     // The memory of half-received messages is limited for all together, or a thousand clients could
-    // fill sixteen gigabytes. This is called when one message has grown, and the largest is at
-    // least as large: so it is enough that one client goes.
+    // fill sixteen gigabytes. Before this recv() the limit held, and one message has grown since.
+    // The one that holds most holds at least as much as that has grown: it is enough if that goes.
     void limit_held() {
         std::size_t total = 0;
         Client* most = nullptr;
@@ -662,49 +754,58 @@ private:
 
     // --- deadlines -------------------------------------------------------------------------------
 
-    // A byte from a peer, or a byte taken by one that was blocked; and who is not read may be
-    // sending.
+    // A byte came from a peer, or it is not read by our own choice. (Whether one that is blocked
+    // lives is seen by what it takes: see note_taken().)
     void sign_of_life(Client& client) {
-        if (!client.handshake || client.state != State::open) return;
+        if (!client.handshake || client.state != State::open || client.blocked) return;
         client.deadline = now + kPingAfter;
         client.pinged = false;
     }
 
-    // When a client that was blocked must have taken more than it has.
-    Clock::time_point stall_deadline(const Client& client) const {
-        const bool far_behind = log.end - client.position > kLogBytes / 2;
-        return far_behind ? client.stalled - (kStallTime - kFarBehindTime) : client.stalled;
+    // When a peer is far behind, the others cannot say much until it goes: it has less time.
+    Clock::time_point deadline_of(const Client& client) const {
+        const bool waits = client.blocked && client.state == State::open;
+        const bool far_behind = waits && log.end - client.position > kLogBytes / 2;
+        if (far_behind) return client.deadline - (kStallTime - kFarBehindTime);
+        return client.deadline;
     }
 
     void expire(Client& client) {
-        if (client.blocked && now >= stall_deadline(client)) {
-            drop(client, "takes nothing of what waits for it");
-        }
-        if (now < client.deadline) return;
-        if (client.state != State::open) return drop(client, "");
-        if (!client.handshake) {
+        if (client.state != State::open) {
+            drop(client, "");  // it had its time to read the last word and to close its side
+        } else if (!client.handshake) {
             const std::string why = "no complete request within " + seconds(kHandshakeTime);
-            return refuse(client, refusal(client.request, "408 Request Timeout", why));
+            refuse(client, refusal(client.request, "408 Request Timeout", why));
+        } else if (client.blocked) {
+            drop(client, "takes nothing of what waits for it");
+        } else if (client.pinged) {
+            drop(client, "silent for " + seconds(kDropAfter));
+        } else {
+            send_frame(client, Opcode::ping, "");
+            client.pinged = true;
+            client.deadline = now + (kDropAfter - kPingAfter);
         }
-        if (client.pinged) return drop(client, "silent for " + seconds(kDropAfter));
-        send_frame(client, Opcode::ping, "");
-        client.pinged = true;
-        client.deadline = now + (kDropAfter - kPingAfter);
     }
 
+    // While the server stops, this is called in each round. Only the first call does more than keep
+    // the deadline within stop_time.
     void say_goodbye(Client& client) {
-        if (!client.handshake) drop(client, "the server stops");
-        close(client, kGoingAway, "the server stops");
+        if (client.handshake) close(client, kGoingAway, "the server stops");
+        else drop(client, "the server stops");
         client.deadline = std::min(client.deadline, stop_time);
     }
 
     // --- flush -----------------------------------------------------------------------------------
 
-    // An answer to one client alone. It is sent when the round ends, behind all that has been said
-    // so far. None of `own` has been sent yet: who has something in it is not received from.
+    // Adds to what is due to one client alone. It is sent when the round ends, behind all that has
+    // been said so far: `own` moves to the end of the log as a whole. Only when its first bytes may
+    // have been sent already, the others must follow them where it is. (That is rare: who has not
+    // taken its answers is not received from, so only the server's end can add a Close then.)
     void send(Client& client, std::string_view bytes) {
+        const bool begun =
+            client.blocked && !client.own.empty() && client.position == client.own_at;
         client.own += bytes;
-        client.own_at = log.end;
+        if (client.handshake && !begun) client.own_at = log.end;
     }
 
     void send_frame(Client& client, Opcode opcode, std::string_view payload) {
@@ -718,8 +819,9 @@ private:
         }
     }
 
-    // Sends what is due to a client, until all is sent or the kernel takes no more. It is sent from
-    // where it is kept; the rest waits there. Mostly this is one send().
+    // Sends what is due to a client, until all is sent, the kernel takes no more, or it was
+    // kSendBytes. No byte is copied: send() takes it from the log, and what could not be sent is
+    // still there. Mostly this is one send().
     void flush(Client& client) {
         if (client.state == State::gone || next_piece(client).empty()) return;
         std::size_t taken = 0;
@@ -729,63 +831,70 @@ private:
             const ssize_t sent = ::send(client.fd, piece.data(), piece.size(), 0);
             trace_call("send", client.fd, sent);
             if (sent < 0 && (errno == EAGAIN || errno == EINTR || errno == ENOBUFS)) break;
-            if (sent < 0) return drop(client, strerror(errno));
+            if (sent < 0) {
+                drop(client, strerror(errno));
+                return;
+            }
             advance(client, static_cast<std::size_t>(sent));
             taken += static_cast<std::size_t>(sent);
         }
-        be_patient(client, taken);
+        const bool was_blocked = client.blocked;
         client.blocked = !next_piece(client).empty();
-        if (client.blocked) client.own.shrink_to_fit();  // a thousand may be blocked
-        // After the last word half-close, and read on until the client closes, too: close() might
-        // send a RST now, which would overtake the last word.
+        note_taken(client, was_blocked, taken);
+        if (client.blocked) client.own.shrink_to_fit();  // a thousand clients may be blocked
+        // After its last word, tell the client that nothing more comes, and read on until it closes
+        // its side, too. close() now, with bytes of the client unread, would make TCP send a RST.
+        // That could overtake the last word, and the client would never see it.
         if (client.state == State::closing && !client.blocked) shutdown(client.fd, SHUT_WR);
     }
 
-    // The log is due up to here.
+    // The position up to which the log is due to a client.
     std::uint64_t due(const Client& client) const {
-        if (client.state != State::open) return client.last;
-        return client.handshake ? log.end : client.position;
+        const bool open_peer = client.handshake && client.state == State::open;
+        return open_peer ? log.end : client.own_at;
     }
 
-    // The log is sent next up to here: own_at while there is something of its own.
+    // The position up to which the log is sent before something else is.
     std::uint64_t next_stop(const Client& client) const {
         return client.own.empty() ? due(client) : client.own_at;
     }
 
-    // What is sent next; empty when nothing is due.
+    // What is sent next; empty when nothing is due. See the figure at struct Client.
     std::string_view next_piece(const Client& client) const {
         const std::uint64_t stop = next_stop(client);
         if (client.position < stop) return log.view(client.position, stop);
-        return client.own.empty() ? client.last_word : client.own;
+        return client.own;
     }
 
-    // So many bytes of that piece have been sent.
+    // The first `sent` bytes of next_piece() have been sent.
     void advance(Client& client, std::size_t sent) {
         if (client.position < next_stop(client)) client.position += sent;
-        else if (!client.own.empty()) client.own.erase(0, sent);
-        else client.last_word.erase(0, sent);
+        else client.own.erase(0, sent);
     }
 
-    // Bytes taken by a client that was blocked are a sign of life, and they give it more time, at
-    // kLeastPace: else one byte now and then would keep the log full for ever.
-    void be_patient(Client& client, std::size_t taken) {
-        const Clock::time_point full = now + kStallTime;
-        if (!client.blocked) client.stalled = full;
-        if (!client.blocked || taken == 0) return;
-        const std::chrono::milliseconds earned(1000 * taken / kLeastPace);
-        client.stalled = std::min(full, client.stalled + earned);
-        if (client.state == State::closing) client.deadline = now + kClosingTime;
-        else sign_of_life(client);
+    // Sets the deadline of a client that is or was blocked. A client that takes something gains
+    // time, but at kLeastPace: else one that takes a byte now and then would keep the log full.
+    void note_taken(Client& client, bool was_blocked, std::size_t taken) {
+        const bool open = client.state == State::open;
+        const std::chrono::seconds patience = open ? kStallTime : kClosingTime;
+        const std::chrono::milliseconds gained(1000 * taken / kLeastPace);
+        if (client.blocked && was_blocked) {
+            client.deadline = std::min(now + patience, client.deadline + gained);
+        } else if (client.blocked || was_blocked) {  // it begins to wait, or it has caught up
+            client.deadline = now + patience;
+            client.pinged = false;
+        }
     }
 
     // --- the end of a client ---------------------------------------------------------------------
 
-    // From here on it is no peer. What is due to it is still sent, and it has a moment to close its
-    // side.
-    void leave(Client& client, std::string_view verb, std::string_view why) {
+    // From here on it is no peer. What is due to it is still sent, then `last_word`, and then it
+    // has kClosingTime to close its side.
+    void leave(Client& client, std::string_view verb, std::string_view why,
+               std::string_view last_word = "") {
         if (client.state != State::open) return;
         say({verb, " client ", std::to_string(client.fd), ": ", why});
-        client.last = due(client);
+        send(client, last_word);
         client.state = State::closing;
         if (client.handshake) --peers;
         client.decoder.reset();
@@ -794,15 +903,14 @@ private:
 
     void refuse(Client& client, const Response& response) {
         trace_lines("->", client.fd, response.text);
-        client.last_word = response.text;
-        leave(client, "refuse", response.reason);
+        leave(client, "refuse", response.reason, response.text);
     }
 
     void close(Client& client, std::uint16_t code, std::string_view why) {
         if (client.state != State::open) return;
         trace_frame(client.fd, Opcode::close, close_payload(code));
-        client.last_word = encode(Opcode::close, close_payload(code));
-        leave(client, "disconnect", std::string(why) + " (" + std::to_string(code) + ")");
+        const std::string reason = std::string(why) + " (" + std::to_string(code) + ")";
+        leave(client, "disconnect", reason, encode(Opcode::close, close_payload(code)));
     }
 
     void drop(Client& client, std::string_view why) {
@@ -810,22 +918,28 @@ private:
         client.state = State::gone;
     }
 
-    // The one place that closes and erases; all others only mark.
+    // The one place that closes a socket of the list and erases a client; all others only mark.
+    // Then it forgets what everybody has been sent.
     void sweep() {
         const std::size_t clients = sockets.size();
-        std::uint64_t oldest = log.end;
-        for (auto next = sockets.begin(); next != sockets.end();) {
+        auto next = sockets.begin();
+        while (next != sockets.end()) {
             const Client& client = next->second;
-            if (client.state == State::gone || (client.ended && !client.blocked)) {
+            const bool all_done = client.ended && !client.blocked;
+            if (client.state == State::gone || all_done) {
                 ::close(client.fd);
                 next = sockets.erase(next);
-                continue;
+            } else {
+                ++next;
             }
+        }
+        if (sockets.size() < clients) give_memory_back();
+
+        std::uint64_t oldest = log.end;
+        for (const auto& [fd, client] : sockets) {
             if (client.position < due(client)) oldest = std::min(oldest, client.position);
-            ++next;
         }
         log.forget(oldest);
-        if (sockets.size() < clients) give_memory_back();
     }
 
     // --- what it prints --------------------------------------------------------------------------
@@ -861,29 +975,30 @@ private:
         errno = error;
     }
 
-    // What select() returned. Standard output is left out: it is there because of these lines.
+    // What select() returned. Standard output is not shown: it is ready because of these lines.
     void trace_select(int ready, int highest, const fd_set& readable, const fd_set& writable) {
-        if (!terminal.has_room()) return;
-        std::string& text = terminal.text;
-        const std::size_t start = text.size();
-        text += "select():";
-        const std::size_t empty = text.size();
-        append_descriptors(" read", highest, readable);
-        append_descriptors(text.size() == empty ? " write" : ", write", highest, writable);
-        const bool none = text.size() == empty;
-        if (none) text += " nothing";
-        text += '\n';
-        if (none && ready > 0) text.resize(start);
+        const int hidden = FD_ISSET(STDOUT_FILENO, &writable) ? 1 : 0;
+        if (ready > 0 && ready == hidden) return;
+        if (!terminal.may_add_line()) return;
+        // Directly into the terminal's text, which has room: no memory is needed here.
+        terminal.text += "select():";
+        if (ready <= 0) terminal.text += " nothing";
+        const bool any = add_descriptors(" read", highest, readable);
+        add_descriptors(any ? ", write" : " write", highest, writable);
+        terminal.text += '\n';
     }
 
-    void append_descriptors(std::string_view name, int highest, const fd_set& set) {
+    // Returns whether there is any descriptor in the set, standard output aside.
+    bool add_descriptors(std::string_view name, int highest, const fd_set& set) {
+        bool any = false;
         for (int fd = STDERR_FILENO + 1; fd <= highest; ++fd) {
             if (!FD_ISSET(fd, &set)) continue;
-            terminal.text += name;
+            if (!any) terminal.text += name;
+            any = true;
             terminal.text += ' ';
             terminal.text += std::to_string(fd);
-            name = "";
         }
+        return any;
     }
 };
 
@@ -902,10 +1017,11 @@ bool is_port(const std::string& text) {
     return digits && !text.empty() && text.size() <= 5 && std::stoi(text) <= 65535;
 }
 
-// Descriptors 0, 1 and 2 are in use from now on: no client becomes standard output because somebody
-// had closed that.
+// Whoever starts the server may have closed descriptor 0, 1 or 2. Then the master or a client would
+// get it, and what is printed would go there. So they are opened: open() gives the lowest one that
+// is free.
 void open_standard_descriptors() {
-    int fd = 0;
+    int fd = open("/dev/null", O_RDWR);
     while (fd >= 0 && fd <= STDERR_FILENO) fd = open("/dev/null", O_RDWR);
     ::close(fd);
 }
@@ -925,8 +1041,8 @@ int main(int argc, char* argv[]) {
         return help ? 0 : 2;
     }
     open_standard_descriptors();
-    // These two would end the process. Now send() and write() fail instead, when the other side
-    // has gone, or when the file behind standard output may not grow.
+    // Two signals would end the process: SIGPIPE, when the other side of a socket has gone, and
+    // SIGXFSZ, when the file behind standard output may not grow. Now send() and write() fail.
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     try {

@@ -10,20 +10,21 @@ constexpr std::size_t kBlockBytes = 64;
 using Word = std::uint32_t;
 using Hash = std::array<Word, 5>;
 
-// FIPS 180-4 4.1.1 and 4.2.1: the function of round t, and the constants, each for 20 rounds.
+// FIPS 180-4 4.1.1: the function of round t.
 static Word round_function(std::size_t t, Word x, Word y, Word z) {
     if (t < 20) return (x & y) ^ (~x & z);                       // Ch: x chooses y or z
-    if (t >= 40 && t < 60) return (x & y) ^ (x & z) ^ (y & z);  // Maj: what most of them have
+    if (t >= 40 && t < 60) return (x & y) ^ (x & z) ^ (y & z);  // Maj: bit by bit the majority
     return x ^ y ^ z;                                            // Parity
 }
 
+// FIPS 180-4 4.2.1: each for 20 rounds.
 constexpr std::array<Word, 4> kConstants{0x5A827999, 0x6ED9EBA1, 0x8F1BBCDC, 0xCA62C1D6};
 
 // FIPS 180-4 6.1.2, step 1: the 16 words of a block, and 64 more made of them.
 static std::array<Word, 80> message_schedule(std::string_view block) {
     std::array<Word, 80> w{};
     for (std::size_t i = 0; i < kBlockBytes; ++i) {
-        w[i / 4] = w[i / 4] << 8 | static_cast<unsigned char>(block[i]);
+        w[i / 4] = (w[i / 4] << 8) | static_cast<unsigned char>(block[i]);
     }
     for (std::size_t t = 16; t < 80; ++t) {
         w[t] = std::rotl(w[t - 3] ^ w[t - 8] ^ w[t - 14] ^ w[t - 16], 1);
@@ -45,7 +46,7 @@ static void hash_block(Hash& hash, std::string_view block) {
 
 static void append_big_endian(std::string& text, std::uint64_t number, int bytes) {
     for (int byte = bytes - 1; byte >= 0; --byte) {
-        text += static_cast<char>(number >> 8 * byte & 0xFF);
+        text += static_cast<char>((number >> (8 * byte)) & 0xFF);
     }
 }
 
@@ -57,6 +58,7 @@ std::string sha1(std::string_view message) {
     while (padded.size() % kBlockBytes != kBlockBytes - 8) padded += '\0';
     append_big_endian(padded, std::uint64_t{message.size()} * 8, 8);
 
+    // FIPS 180-4 5.3.1: where every hash begins.
     Hash hash{0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
     for (std::size_t at = 0; at < padded.size(); at += kBlockBytes) {
         hash_block(hash, std::string_view(padded).substr(at, kBlockBytes));

@@ -8,8 +8,8 @@ using Byte = unsigned char;
 constexpr std::size_t kMaxControlBytes = 125;  // RFC 6455 5.5
 constexpr std::size_t kTraceBytes = 32;        // of a payload shown by describe()
 
-// Loops over a block of so many bytes have no branch inside: compilers turn them into vector
-// instructions, which work on 16 bytes or more at once.
+// For speed alone, some loops go over a block of so many bytes without a branch inside. Compilers
+// turn them into vector instructions, which work on 16 bytes or more at once.
 constexpr std::size_t kBlock = 64;
 
 // --- out -----------------------------------------------------------------------------------------
@@ -25,8 +25,8 @@ Header make_header(Opcode opcode, std::uint64_t length, bool fin, std::optional<
     Header header{.fin = fin, .opcode = opcode, .length = length, .key = key};
     header.bytes += static_cast<char>((fin ? 0x80 : 0) | static_cast<int>(opcode));
     header.bytes += static_cast<char>((key ? 0x80 : 0) | seven_bits);
-    for (int shift = 8 * length_bytes - 8; shift >= 0; shift -= 8) {
-        header.bytes += static_cast<char>(length >> shift & 0xFF);
+    for (int byte = length_bytes - 1; byte >= 0; --byte) {
+        header.bytes += static_cast<char>((length >> (8 * byte)) & 0xFF);
     }
     if (key) header.bytes.append(key->begin(), key->end());
     return header;
@@ -42,19 +42,23 @@ std::string encode(Opcode opcode, std::string_view payload, bool fin,
 }
 
 std::string close_payload(std::uint16_t code) {
-    if (code == kNoCode) return "";
-    return {static_cast<char>(code >> 8), static_cast<char>(code & 0xFF)};
+    std::string payload;
+    if (code == kNoCode) return payload;
+    payload += static_cast<char>(code >> 8);
+    payload += static_cast<char>(code & 0xFF);
+    return payload;
 }
 
 std::uint16_t close_code(std::string_view payload) {
     if (payload.size() < 2) return kNoCode;
     const int high = static_cast<Byte>(payload[0]);
     const int low = static_cast<Byte>(payload[1]);
-    return static_cast<std::uint16_t>(high << 8 | low);
+    return static_cast<std::uint16_t>((high << 8) | low);
 }
 
 void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offset) {
-    // The key again and again, as it lies over a block that begins there.
+    // Byte i of a payload is masked with byte i % 4 of the key. This is the key again and again,
+    // beginning with its byte for `offset`.
     const std::size_t first = static_cast<std::size_t>(offset % key.size());
     std::array<char, kBlock> pattern{};
     for (std::size_t i = 0; i < kBlock; ++i) {
@@ -119,7 +123,7 @@ std::string describe(const Header& header, Opcode kind, std::string_view payload
     const std::string_view start = payload.substr(0, kTraceBytes);
     if (kind == Opcode::text) line += ": \"" + escape(start) + '"';
     else line += ": " + hex(start, " ");
-    if (start.size() < header.length) line += " ...";
+    if (header.length && start.size() < *header.length) line += " ...";
     return line;
 }
 
@@ -138,26 +142,38 @@ std::string describe(const Header& header, Opcode kind, std::string_view payload
 //     F1..F3   80..BF   80..BF   80..BF
 //     F4       80..8F   80..BF   80..BF     higher: past U+10FFFF, the last character
 //
-// So the three bytes before a byte say whether it must be a continuation byte (80..BF) or must not.
-// An example is the character U+674E, e6 9d 8e. 9d is due, because the byte before it is at least
-// C0. 8e is due, because the byte two before it is at least E0. Behind it none is due: e6 is now
-// three bytes before, and only F0 and more ask for a third.
+// So it depends on the three bytes before a byte whether it must be a continuation byte (80..BF) or
+// must not be one. An example is the character U+674E, e6 9d 8e:
+//
+//     9d must be one, because the byte before it, e6, begins a character (C0 or more)
+//     8e must be one, because two bytes before it e6 begins one of at least three bytes (E0)
+//     the next must not: e6 is now three bytes before, and only F0 and more begin one of four
+//
+// And after E0, ED, F0 and F4 not every continuation byte will do, see the table.
 
-// 1 for each byte of a block that cannot stand there, else 0; in front of the block are the three
-// bytes before it. (Bytes, | and & instead of bool, || and &&: so there is no branch.)
+// 1 for each byte of a block that is wrong where it stands, else 0. The block begins at bytes[3];
+// the three bytes before it come first. In other words:
+//
+//     wrong = is_continuation != must_be_one || never_allowed || too_low || too_high
+//
+// The rest of this function can be skipped at first: it says that with bytes, | and & instead of
+// bool, || and &&, so that there is no branch.
 static std::array<Byte, kBlock> wrong_bytes(const std::array<Byte, 3 + kBlock>& bytes) {
     std::array<Byte, kBlock> wrong;
     for (std::size_t i = 0; i < kBlock; ++i) {
         const Byte byte = bytes[i + 3];
         const Byte before = bytes[i + 2];
-        const Byte due = Byte(before >= 0xC0) | Byte(bytes[i + 1] >= 0xE0) | Byte(bytes[i] >= 0xF0);
-        const Byte continues = (byte & 0xC0) == 0x80;
-        const Byte never = Byte((byte & 0xFE) == 0xC0) | Byte(byte > 0xF4);
+        const Byte second_due = before >= 0xC0;
+        const Byte third_due = bytes[i + 1] >= 0xE0;
+        const Byte fourth_due = bytes[i] >= 0xF0;
+        const Byte must_be_one = second_due | third_due | fourth_due;
+        const Byte is_continuation = (byte & 0xC0) == 0x80;
+        const Byte never_allowed = Byte((byte & 0xFE) == 0xC0) | Byte(byte > 0xF4);
         const Byte too_low = (Byte(before == 0xE0) & Byte(byte < 0xA0)) |
                              (Byte(before == 0xF0) & Byte(byte < 0x90));
         const Byte too_high = (Byte(before == 0xED) & Byte(byte > 0x9F)) |
                               (Byte(before == 0xF4) & Byte(byte > 0x8F));
-        wrong[i] = (continues ^ due) | never | too_low | too_high;
+        wrong[i] = (is_continuation ^ must_be_one) | never_allowed | too_low | too_high;
     }
     return wrong;
 }
@@ -171,11 +187,14 @@ static bool is_ascii(std::string_view block) {
     return (any & 0x8080808080808080) == 0;
 }
 
+// No continuation byte is missing behind the last byte, the one before it, the one before that.
 bool Utf8::complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
 
 bool Utf8::feed(std::string_view bytes) {
-    for (std::size_t at = 0; at < bytes.size(); at += kBlock) {
-        if (!feed_block(bytes.substr(at, kBlock))) return false;
+    while (!bytes.empty()) {
+        const std::string_view block = bytes.substr(0, kBlock);
+        if (!feed_block(block)) return false;
+        bytes.remove_prefix(block.size());
     }
     return true;
 }
@@ -185,11 +204,13 @@ bool Utf8::feed_block(std::string_view block) {
         last_ = {};
         return true;
     }
-    // What a short block lacks is filled with zeros, and not looked at.
+    // The last bytes of the block before, then this block. If it is a short one, zeros follow, and
+    // what is said of them does not count.
     std::array<Byte, 3 + kBlock> bytes{last_[0], last_[1], last_[2]};
     std::memcpy(&bytes[3], block.data(), block.size());
     std::memcpy(last_.data(), &bytes[block.size()], last_.size());
-    return std::memchr(wrong_bytes(bytes).data(), 1, block.size()) == nullptr;
+    const std::array<Byte, kBlock> wrong = wrong_bytes(bytes);
+    return std::memchr(wrong.data(), 1, block.size()) == nullptr;
 }
 
 // --- in ------------------------------------------------------------------------------------------
@@ -221,7 +242,8 @@ Decoder::Event Decoder::feed(std::string_view& input) {
     return header_.fin ? Event::message : Event::fragment;
 }
 
-// The memory of a message serves the next one, when that follows at once; else it is given back.
+// The memory of a message serves for the next message, when bytes of that are already there; else
+// it is given back.
 void Decoder::begin_frame(bool follows_at_once) {
     const bool message_ended = header_.fin && !is_control();
     if (message_ended) {
@@ -245,35 +267,37 @@ bool Decoder::broken(std::string_view reason, std::uint16_t code) {
     return false;
 }
 
-// A header is two bytes, then 0, 2 or 8 of length, then 0 or 4 of key: the second byte says it.
+// A header is two bytes, then 0, 2 or 8 of length, then 0 or 4 of key. The second byte tells how
+// many of each. With no byte of length, the length is complete as soon as the second byte is there.
 bool Decoder::take_header_byte(Byte byte) {
     header_.bytes += static_cast<char>(byte);
     const std::size_t size = header_.bytes.size();
     if (size == 1) return check_first_byte(byte);
     if (size == 2 && !check_second_byte(byte)) return false;
     if (size == 3 && length_bytes_ == 8 && byte >= 0x80) return broken("length over 2^63-1");
-    if (size == 2 + length_bytes_) return check_length();
-    if (size == header_bytes_) {
-        header_.key.emplace();
-        std::copy(header_.bytes.end() - 4, header_.bytes.end(), header_.key->begin());
-    }
+    if (size == 2 + length_bytes_ && !check_length()) return false;
+    if (size == header_bytes_ && role_ == Role::server) take_key();
     return true;
 }
 
+// FIN, three reserved bits, and the opcode in the lower four.
 bool Decoder::check_first_byte(Byte byte) {
     header_.fin = (byte & 0x80) != 0;
     header_.opcode = static_cast<Opcode>(byte & 0x0F);
-    const bool inside = message_opcode_ != Opcode::continuation;
+    const bool inside_message = message_opcode_ != Opcode::continuation;
     const bool continues = header_.opcode == Opcode::continuation;
     if ((byte & 0x70) != 0) return broken("reserved bit set");
     if (opcode_name(header_.opcode).empty()) return broken("reserved opcode");
-    if (is_control()) return header_.fin || broken("fragmented control frame");
-    if (continues) return inside || broken("continuation of no message");
-    if (inside) return broken("new message inside a fragmented one");
+    if (is_control() && !header_.fin) return broken("fragmented control frame");
+    if (is_control()) return true;
+    if (continues && !inside_message) return broken("continuation of no message");
+    if (continues) return true;
+    if (inside_message) return broken("new message inside a fragmented one");
     message_opcode_ = header_.opcode;
     return true;
 }
 
+// MASK, and a length of up to 125, or what says how many bytes of length follow.
 bool Decoder::check_second_byte(Byte byte) {
     const bool masked = (byte & 0x80) != 0;
     const std::size_t seven_bits = byte & 0x7F;
@@ -292,9 +316,11 @@ bool Decoder::check_second_byte(Byte byte) {
 
 // The last byte of the length has come.
 bool Decoder::check_length() {
-    std::uint64_t extended = 0;
-    for (const char c : header_.bytes.substr(2)) extended = extended << 8 | static_cast<Byte>(c);
-    if (length_bytes_ > 0) header_.length = extended;
+    if (length_bytes_ > 0) {
+        std::uint64_t length = 0;
+        for (const char c : header_.bytes.substr(2)) length = length * 256 + static_cast<Byte>(c);
+        header_.length = length;
+    }
     const std::uint64_t length = *header_.length;
     const bool fits_in_less = (length_bytes_ == 2 && length < 126) ||
                               (length_bytes_ == 8 && length <= 0xFFFF);
@@ -305,7 +331,15 @@ bool Decoder::check_length() {
     return check_end();
 }
 
-// Moves the next piece of the payload out of the input: copies, unmasks and checks it.
+// The last byte of the key has come.
+void Decoder::take_key() {
+    MaskingKey key;
+    std::copy(header_.bytes.end() - 4, header_.bytes.end(), key.begin());
+    header_.key = key;
+}
+
+// Moves the next piece of the payload out of the input: it is copied behind what came before,
+// unmasked there, and checked.
 bool Decoder::take_piece(std::string_view& input) {
     const std::string_view piece = input.substr(0, left_);
     if (!is_control()) make_room(piece.size());
@@ -333,26 +367,28 @@ bool Decoder::check_close(std::size_t start) {
     if (!standard && !private_use) return broken("Close code not allowed");
     const std::size_t behind_code = std::max<std::size_t>(start, 2);
     const std::string_view text = std::string_view(control_).substr(behind_code);
-    return close_reason_.feed(text) || broken("not UTF-8", kNotUtf8);
+    if (!close_reason_.feed(text)) return broken("not UTF-8", kNotUtf8);
+    return true;
 }
 
 // When all has come: a text does not end inside a character.
 bool Decoder::check_end() {
     if (left_ > 0 || !header_.fin) return true;
-    const bool text_ends = opcode() == Opcode::text && !text_.complete();
-    const bool reason_ends = header_.opcode == Opcode::close && !close_reason_.complete();
-    return (!text_ends && !reason_ends) || broken("not UTF-8", kNotUtf8);
+    const bool text_cut = opcode() == Opcode::text && !text_.complete();
+    const bool reason_cut = header_.opcode == Opcode::close && !close_reason_.complete();
+    if (text_cut || reason_cut) return broken("not UTF-8", kNotUtf8);
+    return true;
 }
 
-// Room for bytes that have arrived. When more is needed, it is at least twice as much as before, or
-// each piece would copy all that came before it; but never more than the message can still have.
-// Nothing is taken for bytes that were only announced.
+// Room for bytes that have arrived; nothing is taken for bytes that were only announced. When the
+// room must grow, it is doubled. (If it grew by each piece alone, each piece would copy all that
+// came before it.) But it does not become larger than the message can become.
 void Decoder::make_room(std::size_t bytes) {
     const std::size_t need = message_.size() + bytes;
     if (need <= message_.capacity()) return;
     const std::size_t most = header_.fin ? message_.size() + left_ : kMaxMessageBytes;
     const std::size_t twice = 2 * message_.capacity();
-    std::string bigger;  // because message_.reserve() might take more than that
+    std::string bigger;  // message_.reserve() might take more than it is asked for
     bigger.reserve(std::min(most, std::max(need, twice)));
     bigger += message_;
     message_.swap(bigger);

@@ -43,7 +43,7 @@ Header make_header(Opcode opcode, std::uint64_t length, bool fin = true,
 std::string encode(Opcode opcode, std::string_view payload, bool fin = true,
                    std::optional<MaskingKey> key = {});
 
-// The payload of a Close frame: two bytes of code, or nothing for kNoCode; and the way back.
+// The payload of a Close frame: two bytes of code, or nothing for kNoCode. close_code() reads it.
 std::string close_payload(std::uint16_t code);
 std::uint16_t close_code(std::string_view payload);
 
@@ -54,11 +54,12 @@ void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offs
 // "text", "binary", "close", ...; nothing for the reserved opcodes.
 std::string_view opcode_name(Opcode opcode);
 
-// Any bytes as printable ASCII: \" \\ \n \r \t, and \x9d for what has no sign of its own.
+// Any bytes as printable ASCII: \" \\ \n \r \t, and \x9d for what cannot be printed.
 std::string escape(std::string_view bytes);
 
-// A frame in one line, in the order of RFC 6455's figure: 81 02 | FIN text, 2 bytes: "Hi". `kind`
-// is its opcode, for a continuation that of its message; `payload` is as much of it as there is.
+// A frame in one line, in the order of RFC 6455's figure:
+//     81 02 | FIN text, 2 bytes: "Hi"
+// `kind` is its opcode, for a continuation that of its message. `payload` is what has come of it.
 std::string describe(const Header& header, Opcode kind, std::string_view payload);
 
 // RFC 3629: says whether bytes are UTF-8. They come in pieces, which may end inside a character.
@@ -113,6 +114,7 @@ private:
     bool check_first_byte(unsigned char byte);
     bool check_second_byte(unsigned char byte);
     bool check_length();
+    void take_key();
     bool take_piece(std::string_view& input);
     bool check_close(std::size_t start);
     bool check_end();

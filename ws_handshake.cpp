@@ -16,7 +16,7 @@ constexpr std::string_view kTooLarge = "431 Request Header Fields Too Large";  /
 
 // --- parts of a request --------------------------------------------------------------------------
 
-// RFC 9110 5.6.2: what methods and field names are made of. (isalnum() would ask the locale.)
+// RFC 9110 5.6.2: what methods and field names are made of. (isalnum() depends on the locale.)
 static bool is_token(std::string_view text) {
     constexpr std::string_view allowed =
         "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -25,10 +25,12 @@ static bool is_token(std::string_view text) {
 
 static bool is_control(char c) { return (c >= '\0' && c < ' ' && c != '\t') || c == '\x7F'; }
 
-static bool same_character(char a, char b) {
-    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; };
-    return lower(a) == lower(b);
+static char to_lower(char c) {
+    const bool upper = c >= 'A' && c <= 'Z';
+    return upper ? static_cast<char>(c - 'A' + 'a') : c;
 }
+
+static bool same_character(char a, char b) { return to_lower(a) == to_lower(b); }
 
 static bool same_ignoring_case(std::string_view a, std::string_view b) {
     return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_character);
@@ -74,7 +76,7 @@ static bool has_token(std::string_view request, std::string_view name, std::stri
 
 // --- is it HTTP? Each returns what is wrong, or nothing ------------------------------------------
 
-// RFC 9112 3: "GET /chat HTTP/1.1". Later versions of HTTP/1 are meant to be understood.
+// RFC 9112 3: "GET /chat HTTP/1.1". RFC 9110 2.5: 1.2 to 1.9 are to be understood as 1.1.
 static std::string_view check_request_line(std::string_view line) {
     const std::string_view method = take_until(line, " ");
     const std::string_view target = take_until(line, " ");
@@ -96,23 +98,24 @@ static std::string_view check_field(std::string_view line) {
 
 // The line that has just ended is the request line, a field, or the blank line.
 static std::string_view check_last_line(std::string_view request) {
-    request.remove_suffix(2);
+    request.remove_suffix(2);  // its CR LF
     const std::size_t line_feed = request.rfind('\n');
     if (line_feed == request.npos) return check_request_line(request);
     const std::string_view line = request.substr(line_feed + 1);
     return line.empty() ? "" : check_field(line);
 }
 
-// RFC 9112 2.2: lines end in CR LF. There are no control characters in a request; but there are in
-// the TLS that a client may be speaking, and then its first byte says so.
+// RFC 9112 2.2: lines end in CR LF, and no other control character is in a request. A client that
+// speaks TLS (wss://) sends one as its very first byte, 0x16: it is refused at once.
 static std::string_view check_last_byte(std::string_view request) {
     const char c = request.back();
     const std::string_view before = request.substr(0, request.size() - 1);
-    const bool after_cr = before.ends_with('\r');
-    if (c == '\n' && !after_cr) return "a line ends in LF, not CRLF";
+    const bool behind_cr = before.ends_with('\r');
+    if (c == '\n' && !behind_cr) return "a line ends in LF, not CRLF";
     if (c == '\n') return check_last_line(request);
-    const bool line_ends = c == '\r' && !before.empty();
-    if (after_cr || (is_control(c) && !line_ends)) return "not HTTP: a control character";
+    const bool ends_a_line = c == '\r' && !before.empty();
+    const bool wrong = is_control(c) && !ends_a_line;
+    if (wrong || behind_cr) return "not HTTP: a control character";
     if (before.empty() && !is_token(request)) return "not HTTP: no method";
     return "";
 }
@@ -178,7 +181,7 @@ std::optional<Response> take_request(std::string& request, std::string_view& inp
         const bool full = request.size() == kMaxRequestBytes;
         const bool get = request.starts_with("GET ");
         if (full && get) return refusal(request, kTooLarge, "over 8 KiB of header");
-        if (full) return answer(request);
+        if (full) return answer(request);  // it is refused for its method, or has no Host
         request += input.front();
         input.remove_prefix(1);
         const std::string_view wrong = check_last_byte(request);

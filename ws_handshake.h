@@ -11,7 +11,7 @@ constexpr std::size_t kMaxRequestBytes = 8 << 10;  // with its blank line; past 
 struct Response {
     bool accepted = false;  // from here on the connection speaks WebSocket
     std::string text;       // complete, as it goes to the client
-    std::string reason;     // of a refusal, for the log: "400 Bad Request: no Host"
+    std::string reason;     // of a refusal, to be printed: "400 Bad Request: no Host"
 };
 
 // The client's Sec-WebSocket-Key; nothing when there is not exactly one, or when it is not base64
@@ -30,6 +30,6 @@ Response answer(std::string_view request);
 Response refusal(std::string_view request, std::string_view status, std::string_view why);
 
 // Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to
-// its blank line; what is left in `input` are frames. The response comes as soon as it is known:
-// with the blank line, or with the first byte that no request can have there.
+// its blank line; what is left in `input` are frames. The response comes with the blank line, or
+// before it, as soon as a byte comes that no request can have there.
 std::optional<Response> take_request(std::string& request, std::string_view& input);

@@ -197,6 +197,39 @@ TEST_SUITE("attacks: floods and those who do not read them") {
         check_peak(server, when_new, 56);
     }
 
+    TEST_CASE("they join, say all they may and leave, again and again, beside one who reads slowly: others are heard") {
+        Server server({"--quiet"});
+        const int when_new = server.descriptors();
+        Honest honest(server);
+        Peer slow(server);
+        slow.shake_hands();
+        const std::string flood = repeat(masked(Opcode::binary, std::string(4000, 'f')), 100);
+        std::vector<Peer> in_their_places;  // so that each has a descriptor, and a window, of its own
+        for (int i = 0; i < 60; ++i) {
+            std::vector<Attacker> one;
+            one.emplace_back(server, flood);
+            attack(one, honest);
+            one.clear();
+            in_their_places.emplace_back(server);
+        }
+        // 64 KiB are said by each, and of all that waits the slow one takes less.
+        const std::string line(1000, 'l');
+        for (int i = 0; i < 64; ++i) {
+            for (const auto& [speaker, listener] : {std::pair{&honest.a, &honest.b}, std::pair{&honest.b, &honest.a}}) {
+                speaker->send_frame(Opcode::text, line);
+                Peer::Frame frame;
+                while (!frame.ended && frame.payload != line) frame = listener->next_frame();
+                REQUIRE_FALSE(frame.ended);
+                speaker->text();  // its own comes back, too
+            }
+            REQUIRE(slow.receive(1000).size() == 1000);
+        }
+        // Nobody had to wait until the slow one was dropped.
+        const int all = when_new + 3 + static_cast<int>(in_their_places.size());
+        wait_until("who said so much has left", [&] { return server.descriptors() <= all; });
+        CHECK(server.descriptors() == all);
+    }
+
     TEST_CASE("a TCP FIN, and then it reads: all that was due to it before is still sent") {
         Server server;
         Honest honest(server);
