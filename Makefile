@@ -100,7 +100,7 @@ bugs:
 deps:
 	@command -v apt-get >/dev/null || { echo 'install doctest (its header as doctest/doctest.h) and Chromium'; exit 1; }
 	$(SUDO) apt-get update
-	$(SUDO) apt-get install -y --no-install-recommends doctest-dev chromium php-cli patch strace
+	$(SUDO) apt-get install -y --no-install-recommends doctest-dev chromium php-cli patch strace curl netcat-openbsd openssl
 
 clean:
 	rm -rf server build

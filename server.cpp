@@ -327,7 +327,9 @@ struct Client {
     std::uint64_t own_at = 0;          // in the log: `own` is sent here, between two messages
     std::string own{};                 // bytes for it alone: the 101 or a refusal, Pongs, a Close
 
-    std::size_t held() const { return decoder ? decoder->held() : 0; }  // of a half message
+    // Of the message that has not ended: bytes that have come, and bytes of memory taken for them.
+    std::size_t pending() const { return decoder ? decoder->pending() : 0; }
+    std::size_t held() const { return decoder ? decoder->held() : 0; }
 };
 
 // --- signals, addresses (can be skipped at first) ------------------------------------------------
@@ -519,11 +521,11 @@ private:
     }
 
     // How many bytes may be received from a client now; 0: it is not in the read set. All that is
-    // received may become messages; and when a long message ends, all that is held of it goes into
+    // received may become messages; and when a long message ends, all that has come of it goes into
     // the log at once. The log must have room for that before it is received. There are three ways
     // to have room, asked for in this order:
-    //   1. The client has not used up its share, and the common half has room for what it holds of
-    //      a message and for this recv().
+    //   1. The client has not used up its share, and the common half has room for what has come of
+    //      its message and for this recv().
     //   2. Its message is longer than its share, what it said before is not, and the common half
     //      has room for the longest message that there can be. (If room for its own length were
     //      enough, shorter messages of others would use that up each time, and it would wait.)
@@ -536,14 +538,14 @@ private:
         if (client.ended) return 0;
         if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN
         if (!client.own.empty()) return 0;  // it has not taken its answers: it gets no others
-        const std::size_t held = client.held();
+        const std::size_t pending = client.pending();
         const std::size_t said = windows[static_cast<std::size_t>(client.fd)].bytes();
-        const std::size_t counted = said + held;
+        const std::size_t counted = said + pending;
         const std::size_t share = kWindowBytes / std::max<std::size_t>(peers, 1);
         const std::size_t reserved = reserved_for(client.fd);
         const std::size_t room = log.common_room();
 
-        const bool within_share = counted < share && held + kReceiveBytes <= room;
+        const bool within_share = counted < share && pending + kReceiveBytes <= room;
         if (within_share) return std::min(share - counted, kReceiveBytes);
         const bool longest_fits = said < share && kMaxMessageBytes + kReceiveBytes <= room;
         if (longest_fits) return kReceiveBytes;

@@ -101,7 +101,8 @@ public:
     std::uint16_t code() const { return code_; }         // of the violation
     std::string_view reason() const { return reason_; }  // of the violation, a literal
 
-    // Bytes of memory taken for the message whose end has not come.
+    // Of the message whose end has not come: bytes that have come, bytes of memory taken for them.
+    std::size_t pending() const { return message_.size(); }
     std::size_t held() const { return message_.capacity(); }
 
 private:

@@ -271,6 +271,12 @@ Json Browser::call(std::string_view method, const Json& params, const std::strin
     }
 }
 
+std::string Browser::blank_page() const {
+    const std::string path = folder() + "/blank.html";
+    if (!fs::exists(path)) std::ofstream(path) << "<!DOCTYPE html><title>blank</title>";
+    return path;
+}
+
 void Browser::close() {
     call("Browser.close", object({}));
     chromium_.wait();
@@ -299,6 +305,26 @@ std::string new_profile() {
     return browser().call("Target.createBrowserContext", object({}))["browserContextId"].text();
 }
 
+// Tabs that tests have left, as clean as new ones. A new one needs a process of its own, which
+// takes longer than most tests do.
+std::vector<Tab::Place> spares;
+
+Tab::Place new_place(const std::string& profile) {
+    const Json blank = object({{"url", "about:blank"}, {"browserContextId", profile}});
+    const Json target = browser().call("Target.createTarget", blank)["targetId"];
+    const Json flat = object({{"targetId", target}, {"flatten", true}});
+    const std::string session = browser().call("Target.attachToTarget", flat)["sessionId"].text();
+    return {profile, target.text(), session};
+}
+
+Tab::Place take_place(const Tab* neighbour) {
+    if (neighbour) return new_place(neighbour->place().profile);
+    if (spares.empty()) return new_place(new_profile());
+    const Tab::Place place = spares.back();
+    spares.pop_back();
+    return place;
+}
+
 // Finds the middle of an element, which must be in sight and not covered by another.
 constexpr char kMiddle[] = R"js(
     const middle = (e) => {
@@ -312,41 +338,55 @@ constexpr char kMiddle[] = R"js(
 }  // namespace
 
 Tab::Tab(const Tab* neighbour)
-    : owns_profile_(!neighbour),
-      profile_(neighbour ? neighbour->profile_ : new_profile()),
-      words_(kMiddle) {
-    const Json blank = object({{"url", "about:blank"}, {"browserContextId", profile_}});
-    const Json target = browser().call("Target.createTarget", blank)["targetId"];
-    const Json flat = object({{"targetId", target}, {"flatten", true}});
-    session_ = browser().call("Target.attachToTarget", flat)["sessionId"].text();
+    : owns_profile_(!neighbour), place_(take_place(neighbour)), words_(kMiddle) {
     for (const char* method : {"Page.enable", "Runtime.enable", "Log.enable"}) call(method);
+    call("Page.bringToFront");  // others are not drawn
     // As if each tab were in front.
     call("Emulation.setFocusEmulationEnabled", {{"enabled", true}});
     resize(1000, 720);
 }
 
 Tab::~Tab() {
-    for (const auto& [session, method, params] : browser().events) {
+    const std::string session = place_.session;
+    for (const auto& [of, method, params] : browser().events) {
         const bool forbidden =
             params["entry"]["source"].text() == "security";  // by the page's policy
         const bool broken = forbidden || method == "Runtime.exceptionThrown";
-        if (session == session_ && broken) ADD_FAIL_CHECK_AT(__FILE__, __LINE__, params.raw);
+        if (of == session && broken) ADD_FAIL_CHECK_AT(__FILE__, __LINE__, params.raw);
     }
-    std::erase_if(browser().events, [&](const auto& event) { return event.session == session_; });
-    if (!owns_profile_) return;
     try {
-        browser().call("Target.disposeBrowserContext", object({{"browserContextId", profile_}}));
+        if (owns_profile_) {
+            clean();
+            spares.push_back(place_);
+        } else {
+            browser().call("Target.closeTarget", object({{"targetId", place_.target}}));
+        }
     } catch (const std::exception&) {
-        // The browser has gone, as others will tell.
+        // The page hangs, or the browser has gone, as others will tell.
     }
+    std::erase_if(browser().events, [&](const auto& event) { return event.session == session; });
+}
+
+// Leaves the page, and takes back all that a test may have asked for.
+void Tab::clean() {
+    for (const std::string& script : scripts_)
+        call("Page.removeScriptToEvaluateOnNewDocument", {{"identifier", script}});
+    for (const char* method : {"Fetch.disable", "Performance.disable"}) call(method);
+    call("Emulation.setTouchEmulationEnabled", {{"enabled", false}});
+    media({});
+    words_.clear();
+    open("file://" + browser().blank_page());
+    eval("(localStorage.clear(), sessionStorage.clear())");
+    for (const char* method : {"Page.disable", "Runtime.disable", "Log.disable"}) call(method);
 }
 
 Json Tab::call(std::string_view method, Members parameters) {
-    return browser().call(method, object(parameters), session_);
+    return browser().call(method, object(parameters), place_.session);
 }
 
 void Tab::prepare(const std::string& script) {
-    call("Page.addScriptToEvaluateOnNewDocument", {{"source", script}});
+    const Json added = call("Page.addScriptToEvaluateOnNewDocument", {{"source", script}});
+    scripts_.push_back(added["identifier"].text());
 }
 
 void Tab::open(const std::string& url) {
@@ -450,7 +490,7 @@ std::vector<Json> Tab::events(std::string_view method) {
     eval("0");  // what has been said before is here when this is answered
     std::vector<Json> found;
     for (const Browser::Event& event : browser().events) {
-        if (event.session == session_ && event.method == method) found.push_back(event.params);
+        if (event.session == place_.session && event.method == method) found.push_back(event.params);
     }
     return found;
 }
@@ -475,4 +515,193 @@ long Tab::count(const std::string& role, const std::string& name) {
         return node["ignored"].raw == "false" && node["role"]["value"].text() == role &&
                (name.empty() || node["name"]["value"].text() == name);
     });
+}
+
+// --- the chat page -------------------------------------------------------------------------------
+
+namespace {
+
+// What expressions in the page are made of. Things are found as a user finds them, by their role
+// and their words.
+constexpr char kWords[] = R"js(
+    const all = (selector) => [...document.querySelectorAll(selector)];
+    const field = (label) => all("label").find((l) => l.textContent === label).control;
+    const seen = (selector) => all(selector).filter((e) => e.checkVisibility());
+    const button = (words) => seen("button").find((b) => b.textContent.startsWith(words));
+    const status = () => document.querySelector("[role=status]").textContent;
+    const chat = document.querySelector("[role=log]");
+    const toEnd = () => chat.scrollHeight - chat.scrollTop - chat.clientHeight;   // pixels
+    const isOwn = (line) => line.querySelector(".meta").textContent.startsWith("You");
+    const lines = () => [...chat.querySelectorAll(".line:not(.note)")]   // "*" marks one's own
+      .map((line) => (isOwn(line) ? "*" : "") + line.querySelector(".text").textContent);
+    const isWithin = (width) =>
+      innerWidth === width && document.scrollingElement.scrollWidth === width &&
+      seen("input, textarea, button, summary").map((e) => e.getBoundingClientRect())
+        .every(({ left, right }) => left >= 0 && right <= width);
+    // The panel: the bytes of each header that is drawn there, of one direction ("→" or "←").
+    const figures = (arrow) => seen("#panel .figure")
+      .filter((figure) => figure.previousElementSibling.textContent.startsWith(arrow));
+    const header = (figure) =>
+      [...figure.querySelectorAll(".hex")].map((part) => part.textContent).join(" ");
+    const headers = (arrow) => figures(arrow).map(header).join("\n");
+    // Pairs of elements that lie on each other, in words; those that nobody sees do not count.
+    const overlaps = (elements) => {
+      const boxes = elements.map((e) => [e.textContent || e.id, e.getBoundingClientRect()])
+        .filter(([, { width, height }]) => width > 1 && height > 1);
+      const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1;
+      return boxes.flatMap(([name, a], i) => boxes.slice(i + 1)
+        .filter(([, b]) => meet(a, b)).map(([other]) => `${name} / ${other}`)).join("; ");
+    };
+    const inHeader = () => seen("header :is(h1, input, button), [role=status]")
+      .filter((e) => getComputedStyle(e).clipPath === "none");
+    // What live regions were told since, without that which only the eye is told.
+    const listen = () => {
+      window.told = [];
+      const observer = new MutationObserver((records) => told.push(...records
+        .filter(({ target }) => !(target.closest ? target : target.parentElement)
+          .closest("[aria-hidden=true], [aria-live=off]"))
+        .flatMap(({ addedNodes }) => [...addedNodes])
+        .filter((node) => !node.matches?.("[aria-live=off]")).map((node) => node.textContent)));
+      for (const e of all("[role=status], [role=log], [aria-live=polite]"))
+        observer.observe(e, { subtree: true, childList: true, characterData: true });
+    };
+    // The lowest contrast of all that can be read, with its text; WCAG 2.2, 1.4.3.
+    const contrast = () => {
+      const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+      const rgba = (colour) => {   // in whatever notation
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].map((c) => c / 255);
+      };
+      const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+      const light = ([r, g, b]) =>
+        0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b) + 0.05;
+      const ground = (e) => {
+        const colour = rgba(getComputedStyle(e).backgroundColor);
+        return colour[3] === 1 ? light(colour) : ground(e.parentElement);
+      };
+      const ratio = (a, b) => Math.max(a, b) / Math.min(a, b);
+      const texts = seen("body *").filter((e) => e.matches("input, textarea") ||
+        [...e.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()));
+      const found = texts.flatMap((e) => ["", "::placeholder"].map((part) =>
+        [ratio(light(rgba(getComputedStyle(e, part).color)), ground(e)), e.textContent || e.id]));
+      return found.sort(([a], [b]) => a - b)[0].join(" ");
+    };
+)js";
+
+// Time in the page passes as it does, and can be skipped: skip(5000) lets everything happen at once
+// that the page has put off for up to five seconds. `luck` is what Math.random() returns from now
+// on. What the page dials is kept: each socket, when it was made, and when it ended.
+constexpr char kClock[] = R"js(
+    (() => {
+      const { setTimeout: later, clearTimeout: never, Date: RealDate } = window;
+      const clock = performance.now.bind(performance), timers = new Map();
+      let skipped = 0, lastId = 0;
+      const now = () => clock() + skipped;
+      const fire = (id) => {
+        const timer = timers.get(id);
+        if (!timer) return;
+        never(timer.real);
+        timer.due += timer.every;
+        if (timer.every) arm(id); else timers.delete(id);
+        timer.work();
+      };
+      const arm = (id) => {
+        const timer = timers.get(id);
+        never(timer.real);
+        timer.real = later(fire, Math.max(0, timer.due - now()), id);
+      };
+      const start = (work, delay, every) => {
+        timers.set(++lastId, { work, due: now() + Math.max(0, delay || 0), every });
+        arm(lastId);
+        return lastId;
+      };
+      window.setTimeout = (work, delay, ...args) => start(() => work(...args), delay, 0);
+      window.setInterval = (work, delay, ...args) => start(() => work(...args), delay, delay);
+      window.clearTimeout = window.clearInterval = (id) => {
+        if (timers.has(id)) never(timers.get(id).real);
+        timers.delete(id);
+      };
+      performance.now = now;
+      window.Date = class extends RealDate {
+        constructor(...args) { super(...(args.length ? args : [Date.now()])); }
+        static now() { return RealDate.now() + skipped; }
+      };
+      window.skip = (time) => {
+        const end = now() + time;
+        while (true) {
+          const due = [...timers].filter(([, timer]) => timer.due <= end);
+          if (!due.length) break;
+          const [id, timer] = due.sort(([, a], [, b]) => a.due - b.due)[0];
+          skipped += Math.max(0, timer.due - now());
+          fire(id);
+        }
+        skipped += Math.max(0, end - now());
+        [...timers.keys()].forEach(arm);
+      };
+      window.luck = 0.5;
+      Math.random = () => luck;
+      window.dials = [];
+      window.WebSocket = class extends WebSocket {
+        constructor(...args) {
+          super(...args);
+          const dial = { socket: this, at: now(), ended: NaN };
+          this.addEventListener("close", () => { dial.ended = now(); });
+          dials.push(dial);
+        }
+      };
+    })();
+)js";
+
+}  // namespace
+
+std::string url(const Server& server) { return "ws://127.0.0.1:" + std::to_string(server.port()); }
+
+Page::Page(const std::string& server, const Page* neighbour, const std::string& script)
+    : Tab(neighbour) {
+    teach(kWords);
+    prepare(kClock);
+    if (!script.empty()) prepare(script);
+    if (!fs::exists("web/index.html")) fail("no web/index.html here");
+    const std::string file = "file://" + fs::absolute("web/index.html").string();
+    open(server.empty() ? file : file + "?server=" + server);
+}
+
+Page::Page(const Server& server) : Page(url(server)) {
+    until_status("Connected to " + url(server));
+}
+
+void Page::skip_to_attempt() {
+    eval(
+        "(() => { const n = dials.length;"
+        "for (let i = 0; i < 4000 && dials.length === n; i++) skip(10); })()");
+}
+
+void Page::until_connected() {
+    for (int attempts = 0; !is("status().includes('Connected')"); ++attempts) {
+        if (attempts == 20) fail("the page does not connect: " + eval("status()"));
+        until("!status().includes('Connecting')");
+        if (is("status().includes('Retrying')")) skip_to_attempt();
+    }
+}
+
+void Page::fill(const std::string& label, const std::string& text) {
+    click("field('" + label + "')");
+    eval("field('" + label + "').select()");
+    if (text.empty()) press("Delete", kDelete);
+    else type(text);
+}
+
+Chat::Chat() {
+    page.fill("Name", "李靖");
+    page.click("field('Message')");
+}
+
+void Chat::restart() {
+    const std::vector<std::string> place{"127.0.0.1", std::to_string(server->port())};
+    server.reset();
+    server.emplace(std::vector<std::string>{}, std::function<void()>{}, place);
+    peer = newcomer();
 }

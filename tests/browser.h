@@ -6,7 +6,9 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -89,6 +91,7 @@ public:
     Json call(std::string_view method, const Json& params, const std::string& session = "");
     void close();  // by the browser's own way out, not by the kill that would follow
     const std::string& folder() const { return folder_.path(); }
+    std::string blank_page() const;  // the path of an empty page, a file
 
 private:
     std::string address();
@@ -116,12 +119,19 @@ constexpr int kShift = 8;
 // A tab in a browser profile of its own: what one test leaves behind is not there for another.
 class Tab {
 public:
+    struct Place {
+        std::string profile;
+        std::string target;
+        std::string session;
+    };
+
     explicit Tab(const Tab* neighbour = nullptr);  // whose profile it shares
     ~Tab();
     Tab(const Tab&) = delete;
     Tab& operator=(const Tab&) = delete;
 
     Json call(std::string_view method, Members parameters = {});
+    const Place& place() const { return place_; }
 
     // JavaScript that stands in front of every expression from now on.
     void teach(const std::string& words) { words_ += words; }
@@ -155,9 +165,53 @@ public:
 
 private:
     std::string look(const std::string& expression);
+    void clean();
 
     const bool owns_profile_;
-    const std::string profile_;
-    std::string session_{};
+    const Place place_;
+    std::vector<std::string> scripts_{};  // of prepare()
     std::string words_{};
+};
+
+// --- the chat page -------------------------------------------------------------------------------
+
+std::string url(const Server& server);  // ws://127.0.0.1:PORT
+
+// A tab with the chat page in it.
+class Page : public Tab {
+public:
+    // `server` is the page's ?server=; `script` runs before the page's own.
+    explicit Page(const std::string& server, const Page* neighbour = nullptr,
+                  const std::string& script = "");
+    explicit Page(const Server& server);  // and waits until it is connected
+
+    std::string draft() { return eval("field('Message').value"); }
+    void until_lines(const std::string& all) { until("lines().join('|') === " + in_quotes(all)); }
+    void until_status(const std::string& words) {
+        until("status().includes(" + in_quotes(words) + ")");
+    }
+    // Lets the time pass that the page wants to wait before its next attempt.
+    void skip_to_attempt();
+    // However many attempts it takes. Each has all the time that it needs.
+    void until_connected();
+    void enter(int modifiers = 0) { press("Enter", kEnter, "\r", modifiers); }
+    void say(const std::string& text) {
+        type(text);
+        enter();
+    }
+    void click_button(const std::string& words) { click("button('" + words + "')"); }
+    void scroll_up() { mouse("chat", {"mouseWheel"}, -500); }
+    void fill(const std::string& label, const std::string& text);
+};
+
+// What most tests of the page begin with: 李靖 at the page, about to write, and somebody with a
+// plain client.
+struct Chat {
+    std::optional<Server> server{std::in_place, std::vector<std::string>{"--trace"}};
+    Peer peer = newcomer();
+    Page page{*server};
+
+    Chat();
+    Peer newcomer() { return std::move(join(*server, 1)[0]); }
+    void restart();  // at the same port
 };

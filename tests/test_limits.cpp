@@ -482,6 +482,15 @@ TEST_SUITE("limits: memory") {
         while (next < 200) REQUIRE((behind.next_frame().payload == message(next++)));
     }
 
+    TEST_CASE("a message that just fits into its sender's share is received in large pieces to its end") {
+        Server server({"--trace"});
+        auto peers = join(server, 3);
+        const std::string message(8 * kMiB - 16, 'm');  // the share is 24 MiB for three
+        peers[0].send_frame(Opcode::binary, message);
+        for (Peer& peer : peers) REQUIRE((peer.next_frame().payload == message));
+        CHECK(count(server.out(), "\nrecv 4: ") < 2000);
+    }
+
     TEST_CASE("senders come and go while one hardly reads: together they say no more than there is room for") {
         Server server({"--quiet"});
         Peer slow(server);
