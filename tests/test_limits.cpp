@@ -29,17 +29,23 @@ constexpr long kMiB = 1 << 20;
 struct Bystanders {
     Peer a, b;
     int lines = 0;
+    std::size_t skipped = 0;  // bytes that a heard from others while they chatted
+    std::size_t texts = 0;    // of these in text messages
 
     explicit Bystanders(const Server& server) : a(server), b(server) { a.shake_hands(), b.shake_hands(); }
 
     // Each says a line that both hear; what others say in between is skipped.
-    void chat() {
+    void chat(std::size_t longer = 0) {
         for (Peer* speaker : {&a, &b}) {
-            const std::string line = "the bystanders' line " + std::to_string(++lines);
+            const std::string line = "the bystanders' line " + std::to_string(++lines) + std::string(longer, '.');
             speaker->send_frame(Opcode::text, line);
             for (Peer* listener : {&a, &b}) {
-                Peer::Frame frame;
-                while (!frame.ended && frame.payload != line) frame = listener->next_frame();
+                Peer::Frame frame = listener->next_frame();
+                for (; !frame.ended && frame.payload != line; frame = listener->next_frame()) {
+                    const std::size_t size = frame.header.bytes.size() + frame.payload.size();
+                    if (listener == &a) skipped += size;
+                    if (listener == &a && frame.header.opcode == Opcode::text) texts += size;
+                }
                 REQUIRE_FALSE(frame.ended);
             }
         }
@@ -91,7 +97,8 @@ bool push(Peer& peer, std::string_view bytes) {
 }
 
 // Sends the same again and again and does not read, until nothing has been taken while the bystanders chatted five
-// times: the server receives nothing from it any more. How many bytes that were.
+// times: the server receives nothing from it any more. How many bytes that were. (A chat may take less time than the
+// kernel needs to move what was sent: it waits for an ACK or paces. So the kernel has 20 ms, too.)
 std::size_t push_until_held(Peer& peer, std::string_view bytes, Bystanders& bystanders) {
     std::size_t sent = 0, at = 0;
     for (int held = 0; held < 5; ++held) {
@@ -104,10 +111,32 @@ std::size_t push_until_held(Peer& peer, std::string_view bytes, Bystanders& byst
         }
         REQUIRE((errno == EAGAIN || errno == EWOULDBLOCK));
         bystanders.chat();
+        pollfd room{peer.fd(), POLLOUT, 0};
+        poll(&room, 1, 20);
         REQUIRE(sent < 200 * kMiB);
     }
     return sent;
 }
+
+// Peers who read nothing, and more than 24 MiB that are due to them: the half of the log that all have in common is
+// full. The first two say one long message and nothing. Then others say their share, until that is hardly anything.
+struct FullLog {
+    std::vector<Peer> never_read;
+
+    FullLog(const Server& server, Bystanders& bystanders) : never_read(join(server, 2)) {
+        REQUIRE(push(never_read[0], masked(Opcode::binary, long_message())));
+        while (bystanders.skipped < 16 * kMiB) bystanders.chat();
+        const std::string more = repeat(masked(Opcode::binary, std::string(10'000, 'm')), 100);
+        std::size_t before = 0;
+        do {
+            before = bystanders.skipped;
+            never_read.emplace_back(server).shake_hands();
+            push_until_held(never_read.back(), more, bystanders);
+        } while (bystanders.skipped - before > kMiB);
+    }
+
+    static std::string long_message() { return std::string(16 * kMiB, 'f'); }
+};
 
 // Whether a newcomer whose request is sent becomes a peer; if not, it hears why.
 bool let_in(Peer& newcomer) {
@@ -128,6 +157,13 @@ std::vector<Peer> crowd(const Server& server, std::size_t size) {
     return in;
 }
 
+// This process needs as many descriptors as there are connections.
+std::size_t connections_allowed() {
+    rlimit files{};
+    getrlimit(RLIMIT_NOFILE, &files);
+    return static_cast<std::size_t>(files.rlim_cur) - 50;
+}
+
 std::function<void()> limited(int resource, rlim_t most) {
     return [=] {
         const rlimit limit{most, most};
@@ -138,13 +174,6 @@ std::function<void()> limited(int resource, rlim_t most) {
 }  // namespace
 
 TEST_SUITE("limits: descriptors") {
-    // This process needs as many descriptors as there are connections.
-    std::size_t connections_allowed() {
-        rlimit files{};
-        getrlimit(RLIMIT_NOFILE, &files);
-        return static_cast<std::size_t>(files.rlim_cur) - 50;
-    }
-
     void check_crowd(const std::function<void()>& in_child, std::size_t size, std::size_t least) {
         if (size > connections_allowed()) {
             MESSAGE("not tested: ulimit -n allows no ", size, " connections at once");
@@ -524,6 +553,151 @@ TEST_SUITE("limits: memory") {
         CHECK(heard.size() > 24);
     }
 
+    TEST_CASE("the common half of the log is full: who says little is heard at once, though nobody makes room") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const FullLog full(server, bystanders);
+        const int before = server.descriptors();
+        for (int i = 0; i < 150; ++i) bystanders.chat(1000);
+        CHECK(server.descriptors() == before);  // nobody was dropped meanwhile, which would have made room
+    }
+
+    TEST_CASE("the common half of the log is full: long messages wait, however little their senders have said") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const FullLog full(server, bystanders);
+        auto senders = join(server, 2);
+        const std::string message = masked(Opcode::binary, FullLog::long_message());
+        for (Peer& sender : senders) CHECK(push_until_held(sender, message, bystanders) < message.size());
+        bystanders.chat();
+    }
+
+    TEST_CASE("the common half of the log is full: who comes back is let in, and says no more than before") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        FullLog full(server, bystanders);
+        const int before = server.descriptors();
+        full.never_read.erase(full.never_read.end() - 2);
+        wait_until("who said all that it may has left", [&] { return server.descriptors() < before; });
+        Peer again(server);  // it has the same descriptor
+        again.send(kRequest + masked(Opcode::text, std::string(20'000, 'a')));
+        REQUIRE(again.receive(kResponse.size()) == kResponse);
+        for (int i = 0; i < 5; ++i) bystanders.chat();
+        CHECK(bystanders.texts == 0);
+        full.never_read.clear();  // now there is room
+        while (bystanders.texts == 0) bystanders.chat();
+    }
+
+    TEST_CASE("the common half of the log is full: even who has one of the last descriptors may say 8 KiB") {
+        if (connections_allowed() < 1000) {
+            MESSAGE("not tested: ulimit -n allows no 1000 connections at once");
+            return;
+        }
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const FullLog full(server, bystanders);
+        std::vector<Peer> no_peers;
+        while (no_peers.size() < 980) no_peers.emplace_back(server);
+        auto last = join(server, 1);
+        const int before = server.descriptors();
+        last[0].send(repeat(masked(Opcode::text, std::string(1000, 'l')), 8));
+        while (bystanders.texts < 8000) bystanders.chat();
+        CHECK(server.descriptors() == before);  // nobody was dropped meanwhile, which would have made room
+    }
+
+    TEST_CASE("a TCP FIN from one for whom half of the log waits: all of it is still sent") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        FullLog full(server, bystanders);
+        Peer& late = full.never_read[1];
+        late.shut_down_sending();
+        bystanders.chat();
+        const std::string all = late.receive_all(), first = encode(Opcode::binary, FullLog::long_message());
+        CHECK(all.size() > 24 * kMiB);
+        CHECK(all.find(first) != all.npos);
+        CHECK_FALSE(late.reset());
+    }
+
+    TEST_CASE("while one reads nothing a peer may say its share, and no more when a part of that was read") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto others = join(server, 2);  // four peers: 6 MiB for each
+        std::vector<Peer> no_peers;
+        for (int i = 0; i < 4; ++i) no_peers.emplace_back(server);  // they have no share
+        const std::string small = repeat(masked(Opcode::text, "small!"), 10'000);  // 8 bytes each in the log
+        push_until_held(others[0], small, bystanders);
+        const std::size_t said = bystanders.skipped;
+        CHECK(said > 6 * kMiB - 64 * 1024);
+        CHECK(said < 7 * kMiB);
+        for (Peer& peer : others) REQUIRE(peer.receive(256 * 1024).size() == 256 * 1024);
+        push_until_held(others[0], small, bystanders);
+        CHECK(bystanders.skipped - said < 2 * kMiB);
+    }
+
+    TEST_CASE("two long messages end at once, and there is room for one: the other waits, and is heard later") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto slow = join(server, 1);
+        REQUIRE(push(slow[0], masked(Opcode::binary, std::string(9 * kMiB, 's'))));
+        while (bystanders.skipped < 9 * kMiB) bystanders.chat();
+        auto senders = join(server, 2);
+        for (Peer& sender : senders) {
+            sender.send(masked(Opcode::binary, std::string(16 * kMiB, 'm'), false) + masked(Opcode::ping, ""));
+            while (sender.next_frame().header.opcode != Opcode::pong) {}  // the server has received it all
+        }
+        server.signal(SIGSTOP);  // so that both ends come in one round
+        for (Peer& sender : senders) sender.send_frame(Opcode::continuation, "");
+        server.signal(SIGCONT);
+        const std::size_t before = bystanders.skipped, message = 10 + 16 * kMiB;
+        while (bystanders.skipped == before) bystanders.chat();
+        for (int i = 0; i < 5; ++i) bystanders.chat();
+        CHECK(bystanders.skipped - before == message);
+        for (Peer* peer : {&slow[0], &senders[0], &senders[1]}) {
+            while (peer->next_frame().payload.size() < 16 * kMiB) {}
+        }
+        while (bystanders.skipped == before + message) bystanders.chat();
+        CHECK(bystanders.skipped - before == 2 * message);
+    }
+
+    TEST_CASE("a Close comes behind the Pongs that were not taken, and does not break the one that is half sent") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto pingers = join(server, 10);  // where the kernel cuts the Pongs depends on their length
+        std::vector<std::string> payloads;
+        for (Peer& pinger : pingers) {
+            payloads.emplace_back(125 - 10 * payloads.size(), 'p');
+            push_until_held(pinger, repeat(masked(Opcode::ping, payloads.back()), 1000), bystanders);
+        }
+        bystanders.chat();  // this is due to them, too, but not when they are closing
+        server.signal(SIGTERM);
+        int closed = 0;
+        for (std::size_t i = 0; i < pingers.size(); ++i) {
+            std::size_t pongs = 0;
+            Peer::Frame frame = pingers[i].next_frame();
+            for (; !frame.ended && frame.header.opcode != Opcode::close; frame = pingers[i].next_frame()) {
+                const bool pong = frame.header.opcode == Opcode::pong;
+                REQUIRE((pong ? frame.payload == payloads[i] : frame.payload.starts_with("the bystanders' line ")));
+                pongs += pong ? 1 : 0;
+            }
+            CHECK(pongs > 100);
+            if (frame.ended) continue;  // that took it more than the second that the server gives
+            CHECK(close_code(frame.payload) == 1001);
+            CHECK(pingers[i].receive_all() == "");
+            ++closed;
+        }
+        CHECK(closed > 0);
+    }
+
+    TEST_CASE("300 read at once what is longer than a share: the next message is heard at once, too") {
+        Server server({"--quiet"});
+        auto peers = join(server, 300);  // a share is 82 KiB, and the last has a reserve of 12 KiB
+        const std::string message(100'000, 'm');
+        for (int i = 0; i < 5; ++i) {
+            peers.back().send_frame(Opcode::binary, message);
+            for (Peer& peer : peers) REQUIRE((peer.next_frame().payload == message));
+        }
+    }
+
     TEST_CASE("a million empty messages for one who does not read") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
@@ -748,6 +922,32 @@ TEST_SUITE("slow") {
         REQUIRE(heard.size() < 4 * message.size());
         heard += readers[1].receive(4 * message.size() - heard.size());
         CHECK((heard == repeat(message, 4)));
+    }
+
+    TEST_CASE("nobody else is there: a silent peer is sent its Ping at 30 s all the same") {
+        const Server server;
+        Peer alone(server);
+        alone.shake_hands();
+        const auto start = Clock::now();
+        while (alone.silent(1s) && seconds_since(start) < 50) {}
+        CHECK(seconds_since(start) > 29);
+        CHECK(seconds_since(start) < 45);
+        CHECK(alone.next_frame().header.opcode == Opcode::ping);
+    }
+
+    TEST_CASE("who is more than half of the log behind is dropped after 15 s; nobody has to wait for 30 s") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const FullLog full(server, bystanders);
+        const auto start = Clock::now();
+        const int before = server.descriptors();
+        while (server.descriptors() == before && seconds_since(start) < 60) {
+            bystanders.chat();
+            bystanders.a.silent(100ms);  // whether it is or not: those who flood go on as soon as there is room
+        }
+        CHECK(seconds_since(start) > 12);
+        CHECK(seconds_since(start) < 25);
+        bystanders.chat(2 * kMiB);
     }
 
     TEST_CASE("the server does not run for 31 s: who has read meanwhile is not dropped") {

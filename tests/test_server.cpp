@@ -196,6 +196,20 @@ TEST_SUITE("signals") {
         }
     }
 
+    TEST_CASE("SIGTERM: the Close is sent in the same round, before the server waits again") {
+        Server server({"--trace"});
+        Peer peer = joined(server);
+        server.wait_for("\nshakeHands 4\n");
+        server.signal(SIGTERM);
+        REQUIRE(peer.closed_with() == 1001);
+        peer.close();
+        CHECK(server.wait() == 0);
+        const std::string& out = server.out();
+        const std::size_t told = out.find("\ndisconnect client 4: the server stops");
+        REQUIRE(told != out.npos);
+        CHECK(out.find("\nsend 4: 4 bytes\n", told) < out.find("\nselect():", told));
+    }
+
     TEST_CASE("SIGTERM: exit 0 within 2 s although peers do not answer, do not read, or are inside a message") {
         Server server;
         auto peers = join(server, 4);
