@@ -123,6 +123,7 @@ constexpr int kSocketBytes = 128 * 1024;           // the kernel's send buffer o
 constexpr int kAcceptsPerRound = 64;               // newcomers let in during one round
 constexpr int kRefusalSlots = 8;                   // clients that are told 503 at the same time
 
+static_assert(reserved_for_all() < kLogBytes);
 static_assert(kWindowBytes < kCommonBytes);
 static_assert(kMaxMessageBytes + kReceiveBytes < kCommonBytes);
 
@@ -599,8 +600,8 @@ private:
     bool connect() {
         sockaddr_storage address{};
         socklen_t size = sizeof address;
-        const int fd = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
-        if (fd < 0) {
+        const int accepted = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
+        if (accepted < 0) {
             const bool usual = errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
             // Any other error says that there is no descriptor or no memory for the newcomer. It
             // stays in the listen queue, and select() would return at once, again and again. So the
@@ -608,6 +609,7 @@ private:
             if (!usual) accept_again = now + kAcceptPause;
             return false;
         }
+        const int fd = with_room_in_its_window(accepted);
         fcntl(fd, F_SETFL, O_NONBLOCK);
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &kYes, sizeof kYes);  // small frames go at once
         try {
@@ -616,6 +618,22 @@ private:
             ::close(fd);
         }
         return true;
+    }
+
+    // A client that has left may have said so much that the window of its descriptor is still full.
+    // A newcomer with that descriptor could say nothing. It gets the next one that is better.
+    int with_room_in_its_window(int fd) {
+        for (int other = fd; other < slots - kRefusalSlots; ++other) {
+            Window& window = windows[static_cast<std::size_t>(other)];
+            window.update(log);
+            if (sockets.contains(other) || window.bytes() >= reserved_for(other)) continue;
+            if (other == fd) return fd;
+            const int moved = fcntl(fd, F_DUPFD, other);
+            if (moved < 0) return fd;
+            ::close(fd);
+            return moved;
+        }
+        return fd;
     }
 
     void welcome(Client client, const std::string& address) {

@@ -230,6 +230,29 @@ TEST_SUITE("attacks: floods and those who do not read them") {
         CHECK(server.descriptors() == all);
     }
 
+    TEST_CASE("who comes in place of one that has said too much and left is heard at once") {
+        Server server({"--quiet"});
+        const int when_new = server.descriptors();
+        Honest honest(server);
+        Peer slow(server);
+        slow.shake_hands();
+        std::vector<Attacker> flooder;
+        flooder.emplace_back(server, repeat(masked(Opcode::binary, std::string(4000, 'f')), 100));
+        attack(flooder, honest);
+        flooder[0].peer.reset_now();
+        wait_until("it has left", [&] {
+            honest.chat();  // while it is not read, its leaving is seen when there is something to send to it
+            return server.descriptors() == when_new + 3;
+        });
+        Peer newcomer(server);
+        newcomer.shake_hands();
+        newcomer.send_frame(Opcode::text, "here I am");
+        Peer::Frame frame;
+        while (!frame.ended && frame.payload != "here I am") frame = honest.a.next_frame();
+        CHECK_FALSE(frame.ended);
+        CHECK(server.descriptors() == when_new + 4);  // nor did it wait until the slow one was dropped
+    }
+
     TEST_CASE("a TCP FIN, and then it reads: all that was due to it before is still sent") {
         Server server;
         Honest honest(server);

@@ -572,20 +572,19 @@ TEST_SUITE("limits: memory") {
         bystanders.chat();
     }
 
-    TEST_CASE("the common half of the log is full: who comes back is let in, and says no more than before") {
+    TEST_CASE("the common half of the log is full: who comes back is let in, and may say a little") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
         FullLog full(server, bystanders);
         const int before = server.descriptors();
         full.never_read.erase(full.never_read.end() - 2);
         wait_until("who said all that it may has left", [&] { return server.descriptors() < before; });
-        Peer again(server);  // it has the same descriptor
+        Peer again(server);  // the window of its descriptor is full, so it gets another one
         again.send(kRequest + masked(Opcode::text, std::string(20'000, 'a')));
         REQUIRE(again.receive(kResponse.size()) == kResponse);
-        for (int i = 0; i < 5; ++i) bystanders.chat();
-        CHECK(bystanders.texts == 0);
-        full.never_read.clear();  // now there is room
+        const int with_it = server.descriptors();
         while (bystanders.texts == 0) bystanders.chat();
+        CHECK(server.descriptors() == with_it);  // nobody was dropped meanwhile, which would have made room
     }
 
     TEST_CASE("the common half of the log is full: even who has one of the last descriptors may say 8 KiB") {

@@ -44,11 +44,11 @@ TEST_SUITE("browser" * doctest::skip(chromium_path().empty())) {
 
 TEST_CASE_FIXTURE(Chat, "the header is as wide as the page at every size, and nothing overlaps") {
     page.click_button("On the wire");
-    for (const auto& [width, height] : std::vector<std::pair<int, int>>{
+    for (const auto& size : std::vector<std::pair<int, int>>{
              {1440, 900}, {1024, 768}, {853, 480}, {700, 500},
              {640, 360}, {390, 844}, {390, 420}, {320, 568}}) {
-        INFO(width, "x", height);
-        page.resize(width, height);
+        INFO(size.first, "x", size.second);
+        page.resize(size.first, size.second);
         CHECK(page.is("all('header')[0].offsetWidth === innerWidth"));
         CHECK(page.eval("overlaps([...inHeader(), ...seen('#chat, #panel').filter((e) => "
                         "e.checkVisibility({ visibilityProperty: true }))])") == "");
@@ -58,10 +58,10 @@ TEST_CASE_FIXTURE(Chat, "the header is as wide as the page at every size, and no
 
 TEST_CASE_FIXTURE(Chat, "with text of twice the size by a style sheet nothing overlaps") {
     page.click_button("On the wire");
-    for (const auto& [width, height] :
+    for (const auto& size :
          std::vector<std::pair<int, int>>{{1920, 1080}, {1440, 900}, {1280, 720}, {390, 844}}) {
-        INFO(width, "x", height);
-        page.resize(width, height);
+        INFO(size.first, "x", size.second);
+        page.resize(size.first, size.second);
         page.eval("(document.documentElement.style.fontSize = '200%')");
         CHECK(page.eval("overlaps([...inHeader(), ...seen('#chat, #panel').filter((e) => "
                         "e.checkVisibility({ visibilityProperty: true }))])") == "");
@@ -181,15 +181,15 @@ TEST_CASE("an address that is nearly one is understood, or asked about") {
     };
     CHECK(dial("ｗｓ：／／127.0.0.1：４００２") == "ws://127.0.0.1:4002");
     CHECK(page.eval("field('Server').value") == "ws://127.0.0.1:4002");
-    for (const auto& [address, words] : std::vector<std::pair<std::string, std::string>>{
+    for (const auto& row : std::vector<std::pair<std::string, std::string>>{
              {"ws:/127.0.0.1:4003", "begins with ws://. Try ws://127.0.0.1:4003"},
              {"ws:127.0.0.1:4003", "begins with ws://. Try ws://127.0.0.1:4003"},
              {"localhost", "begins with ws://. Try ws://localhost:4000"},
              {"localhost:4003", "begins with ws://. Try ws://localhost:4003"},
              {"wss:/localhost:4003", "Try wss://localhost:4003"},
              {"hello world", "blank in this address. Try ws://127.0.0.1:4000"}}) {
-        CHECK_MESSAGE(dial(address) == "", address);
-        CHECK_MESSAGE(page.is("status().includes(" + in_quotes(words) + ")"),
+        CHECK_MESSAGE(dial(row.first) == "", row.first);
+        CHECK_MESSAGE(page.is("status().includes(" + in_quotes(row.second) + ")"),
                       page.eval("status()"));
         CHECK(page.eval("field('Server').ariaInvalid") == "true");
     }
