@@ -252,17 +252,17 @@ TEST_CASE_FIXTURE(Chat, "the panel is a switch on a small screen and stands besi
     const std::string chat_is_seen = "chat.checkVisibility({ visibilityProperty: true })";
     const std::string panel_is_seen = "all('#panel')[0].checkVisibility()";
     const std::string place = "JSON.stringify(button('On the wire').getBoundingClientRect())";
-    for (const auto& [width, height, beside] : std::vector<Size>{
+    for (const Size& size : std::vector<Size>{
              {1440, 900, true}, {1024, 768, true}, {853, 480, true}, {800, 600, true},
              {780, 600, false}, {390, 844, false}, {320, 568, false}, {390, 420, false}}) {
-        INFO(width, "x", height);
-        page.resize(width, height);
+        INFO(size.width, "x", size.height);
+        page.resize(size.width, size.height);
         const std::string before = page.eval(place);
         page.click_button("On the wire");
         CHECK(page.eval(place) == before);
         CHECK(page.eval("button('On the wire').ariaExpanded") == "true");
         CHECK(page.is(panel_is_seen));
-        CHECK(page.is(chat_is_seen) == beside);
+        CHECK(page.is(chat_is_seen) == size.beside);
         CHECK(page.is("isWithin(innerWidth)"));
         CHECK(page.is("document.scrollingElement.scrollHeight === innerHeight"));
         // The tests are in sight, each with its line of why.

@@ -80,7 +80,7 @@ show() {
   file=$(patch_of "$1")
   folder=$work/$(number_of "$file")
   build_00 server
-  apply "$file" "$folder"
+  apply "$file" "$folder" || die "This mistake does not fit into the sources as they are now. To have them as they came: git stash"
   build "$folder" server
   echo
   sed '/^--- /,$d' "$file"
