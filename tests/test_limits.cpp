@@ -263,6 +263,24 @@ TEST_SUITE("limits: descriptors") {
         wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
     }
 
+    TEST_CASE("who is closing and takes something, but then no more, is gone 2 s later") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        auto leaver = join(server, 1), speaker = join(server, 1);
+        REQUIRE(push(speaker[0], masked(Opcode::binary, std::string(16 * kMiB, 'm'))));
+        while (bystanders.skipped < 16 * kMiB) bystanders.chat();
+        speaker.clear();
+        leaver[0].shut_down_sending();
+        bystanders.chat();
+        REQUIRE(leaver[0].receive(256 * 1024).size() == 256 * 1024);
+        const auto start = Clock::now();
+        wait_until("it is gone", [&] { return server.descriptors() == before; });
+        CHECK(Clock::now() - start > 1s);
+        CHECK(Clock::now() - start < 15s);
+        bystanders.chat();
+    }
+
     TEST_CASE("a FIN from one who does not read makes no busy loop") {
         Server server;
         Bystanders bystanders(server);
@@ -896,8 +914,14 @@ TEST_SUITE("slow") {
     TEST_CASE("who takes nothing for 30 s while something waits for it is dropped; who takes a little is not") {
         Server server;
         Bystanders bystanders(server);
-        const auto start = Clock::now();
         auto readers = join(server, 2);  // descriptors 6 and 7
+        const auto joined = Clock::now();
+        while (seconds_since(joined) < 4) {  // the 30 s begin when it does not take something, not with its last word
+            bystanders.chat();
+            for (Peer& reader : readers) reader.text(), reader.text();
+            REQUIRE(bystanders.a.silent(500ms));
+        }
+        const auto start = Clock::now();
         bystanders.say(std::string(kMiB, 'm'), 4);
         std::string heard;
         while (count(server.out(), "\ndisconnect client 6: ") == 0 && seconds_since(start) < 60) {
