@@ -780,6 +780,33 @@ TEST_SUITE("limits: memory") {
         bystanders.chat();
     }
 
+    TEST_CASE("half-received messages of those who are closing do not count: each one too many goes with 1009") {
+        Server server;
+        Bystanders bystanders(server);
+        auto holders = join(server, 6);
+        for (Peer& peer : holders) {  // 9 MiB take 16, so there is room for two; and nobody finishes its closing
+            REQUIRE(push(peer, header(Opcode::binary, 16 * kMiB) + std::string(9 * kMiB, 'h')));
+        }
+        wait_until("only two are left", [&] { return count(server.out(), "(1009)\n") == 4; });
+        bystanders.chat();
+    }
+
+    TEST_CASE("500 have taken their Pongs, and no memory is kept for them") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto pingers = join(server, 500);
+        const long when_new = server.resident_bytes();
+        const std::string longest(125, 'p');
+        const std::string pings = repeat(masked(Opcode::ping, longest), 250);
+        const std::string pongs = repeat(encode(Opcode::pong, longest), 250);
+        for (Peer& peer : pingers) {
+            peer.send(pings);
+            REQUIRE((peer.receive(pongs.size()) == pongs));
+        }
+        bystanders.chat();
+        check_memory(server, when_new, 6);
+    }
+
     TEST_CASE("a failing allocation costs one client, not the process") {
         if (server_is_sanitized()) MESSAGE("not tested: a sanitized server needs more memory than it would be given");
         if (server_is_sanitized()) return;
@@ -926,6 +953,7 @@ TEST_SUITE("slow") {
         std::string heard;
         while (count(server.out(), "\ndisconnect client 6: ") == 0 && seconds_since(start) < 60) {
             bystanders.chat();
+            readers[0].try_send(masked(Opcode::pong, "I am here"));  // what it says is not what it takes
             const std::string some = readers[1].receive(32 * 1024);
             heard += some;
             REQUIRE(bystanders.a.silent(500ms));
