@@ -263,6 +263,24 @@ TEST_SUITE("limits: descriptors") {
         wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
     }
 
+    TEST_CASE("who is closing and takes something, but then no more, is gone 2 s later") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        const int before = server.descriptors();
+        auto leaver = join(server, 1), speaker = join(server, 1);
+        REQUIRE(push(speaker[0], masked(Opcode::binary, std::string(16 * kMiB, 'm'))));
+        while (bystanders.skipped < 16 * kMiB) bystanders.chat();
+        speaker.clear();
+        leaver[0].shut_down_sending();
+        bystanders.chat();
+        REQUIRE(leaver[0].receive(256 * 1024).size() == 256 * 1024);
+        const auto start = Clock::now();
+        wait_until("it is gone", [&] { return server.descriptors() == before; });
+        CHECK(Clock::now() - start > 1s);
+        CHECK(Clock::now() - start < 15s);
+        bystanders.chat();
+    }
+
     TEST_CASE("a FIN from one who does not read makes no busy loop") {
         Server server;
         Bystanders bystanders(server);
@@ -770,6 +788,33 @@ TEST_SUITE("limits: memory") {
         bystanders.chat();
     }
 
+    TEST_CASE("half-received messages of those who are closing do not count: each one too many goes with 1009") {
+        Server server;
+        Bystanders bystanders(server);
+        auto holders = join(server, 6);
+        for (Peer& peer : holders) {  // 9 MiB take 16, so there is room for two; and nobody finishes its closing
+            REQUIRE(push(peer, header(Opcode::binary, 16 * kMiB) + std::string(9 * kMiB, 'h')));
+        }
+        wait_until("only two are left", [&] { return count(server.out(), "(1009)\n") == 4; });
+        bystanders.chat();
+    }
+
+    TEST_CASE("500 have taken their Pongs, and no memory is kept for them") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto pingers = join(server, 500);
+        const long when_new = server.resident_bytes();
+        const std::string longest(125, 'p');
+        const std::string pings = repeat(masked(Opcode::ping, longest), 250);
+        const std::string pongs = repeat(encode(Opcode::pong, longest), 250);
+        for (Peer& peer : pingers) {
+            peer.send(pings);
+            REQUIRE((peer.receive(pongs.size()) == pongs));
+        }
+        bystanders.chat();
+        check_memory(server, when_new, 6);
+    }
+
     TEST_CASE("a failing allocation costs one client, not the process") {
         if (server_is_sanitized()) MESSAGE("not tested: a sanitized server needs more memory than it would be given");
         if (server_is_sanitized()) return;
@@ -904,13 +949,20 @@ TEST_SUITE("slow") {
     TEST_CASE("who takes nothing for 30 s while something waits for it is dropped; who takes a little is not") {
         Server server;
         Bystanders bystanders(server);
-        const auto start = Clock::now();
         auto readers = join(server, 2);  // descriptors 6 and 7
-        bystanders.say(std::string(kMiB, 'm'), 4);
+        const auto joined = Clock::now();
+        while (seconds_since(joined) < 4) {  // the 30 s begin when it does not take something, not with its last word
+            bystanders.chat();
+            for (Peer& reader : readers) reader.text(), reader.text();
+            REQUIRE(bystanders.a.silent(500ms));
+        }
+        const auto start = Clock::now();
+        bystanders.say(std::string(kMiB, 'm'), 5);
         std::string heard;
         while (count(server.out(), "\ndisconnect client 6: ") == 0 && seconds_since(start) < 60) {
             bystanders.chat();
-            const std::string some = readers[1].receive(32 * 1024);
+            readers[0].try_send(masked(Opcode::pong, "I am here"));  // what it says is not what it takes
+            const std::string some = readers[1].receive(8 * 1024);
             heard += some;
             REQUIRE(bystanders.a.silent(500ms));
         }
@@ -918,9 +970,9 @@ TEST_SUITE("slow") {
         server.wait_for("\ndisconnect client 6: takes nothing of what waits for it\n");
         CHECK(count(server.out(), "\ndisconnect client ") == 1);
         const std::string message = encode(Opcode::text, std::string(kMiB, 'm'));
-        REQUIRE(heard.size() < 4 * message.size());
-        heard += readers[1].receive(4 * message.size() - heard.size());
-        CHECK((heard == repeat(message, 4)));
+        REQUIRE(heard.size() < 5 * message.size());
+        heard += readers[1].receive(5 * message.size() - heard.size());
+        CHECK((heard == repeat(message, 5)));
     }
 
     TEST_CASE("nobody else is there: a silent peer is sent its Ping at 30 s all the same") {

@@ -584,6 +584,25 @@ TEST_SUITE("frames") {
             }
         }
     }
+
+    TEST_CASE("7.1.1: the server ends its side at once, and its socket is open until the client has ended the other") {
+        const Server server;
+        const int before = server.descriptors();
+        const auto start = Clock::now();
+        const std::string close = frame(0x88, "\x03\xE8"), no_text = text_frame("\xFF");
+        for (const std::string& last : {kRequest + close, kRequest + frame(0x88, ""), kRequest + "\x81\x02",
+                                        kRequest + no_text, "nonsense\r\n\r\n"s}) {
+            CAPTURE(escape(last));
+            Peer peer(server);
+            peer.send(last);
+            peer.receive_all();  // returns at the TCP FIN
+            CHECK_FALSE(peer.reset());
+            CHECK(server.descriptors() == before + 1);
+            peer.close();
+            wait_until("the server's end is closed, too", [&] { return server.descriptors() == before; });
+        }
+        CHECK(Clock::now() - start < 5s);  // not 2 s for each
+    }
 }
 
 TEST_SUITE("chat") {
