@@ -327,6 +327,11 @@ TEST_SUITE("limits: sockets") {
         CHECK(option(socket, IPPROTO_TCP, TCP_NODELAY) != 0);
         // Linux doubles what is asked for, for its own needs.
         CHECK(option(socket, SOL_SOCKET, SO_SNDBUF) == 256 * 1024);
+#ifdef SO_BUF_LOCK
+        // A receive buffer of fixed size can stop both directions: see listen_on() in server.cpp.
+        constexpr int receive_lock = 2;  // SOCK_RCVBUF_LOCK
+        CHECK((option(socket, SOL_SOCKET, SO_BUF_LOCK) & receive_lock) == 0);
+#endif
         CHECK((fcntl(socket, F_GETFL) & O_NONBLOCK) != 0);
         close(socket);
     }
