@@ -700,7 +700,7 @@ Chat::Chat() {
 }
 
 void Chat::restart() {
-    const std::vector<std::string> place{"127.0.0.1", std::to_string(server->port())};
+    const std::vector<std::string> place{"127.0.0.1", std::to_string(port)};
     server.reset();
     server.emplace(std::vector<std::string>{}, std::function<void()>{}, place);
     peer = newcomer();

@@ -209,6 +209,7 @@ public:
 struct Chat {
     std::optional<Server> server{std::in_place, std::vector<std::string>{"--trace"}};
     Peer peer = newcomer();
+    const int port = server->port();
     Page page{*server};
 
     Chat();
