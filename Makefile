@@ -1,5 +1,5 @@
 # make            ./server
-# make test       the tests that take less than a minute; make test-slow: those that wait for deadlines
+# make test       the tests that take a minute or two; make test-slow: those that wait for deadlines
 # make check      all of them under AddressSanitizer and UndefinedBehaviorSanitizer
 # make simulation SECONDS=30 SEED=   random clients against a model, so long for each of four seeds
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)

@@ -69,13 +69,17 @@ void check_accepted(const Outcome& outcome) {
     require(outcome.response->reason.empty(), "and there is nothing to complain about");
 }
 
-void check_refused(const Response& response) {
+void check_refused(const Response& response, bool is_head) {
     const std::size_t head = response.text.find("\r\n\r\n");
     require(response.text.starts_with("HTTP/1.1 4") && head != std::string::npos, "a refusal is a response");
     const std::string body = response.text.substr(head + 4);
-    const std::size_t length = response.text.find("\r\nContent-Length: " + std::to_string(body.size()) + "\r\n");
-    require(length < head, "which has its length");
-    require(body.find('\n') == body.size() - 1, "and says in one line why");
+    if (is_head) {
+        require(body.empty(), "which for HEAD ends with its header");
+    } else {
+        const std::size_t length = response.text.find("\r\nContent-Length: " + std::to_string(body.size()) + "\r\n");
+        require(length < head, "which has its length");
+        require(body.find('\n') == body.size() - 1, "and says in one line why");
+    }
     require(response.text.substr(9, 3) == response.reason.substr(0, 3), "as does the log");
     const auto printable = [](char c) { return c >= ' ' && c <= '~'; };
     require(std::ranges::all_of(response.reason, printable), "of which nothing hurts a terminal");
@@ -96,7 +100,7 @@ void check(std::string_view bytes, Random random) {
     require(bytes.starts_with(slow.request), "what is kept is what came");
     if (!slow.response) require(slow.request.find("\r\n\r\n") == std::string::npos, "a whole request has an answer");
     else if (slow.response->accepted) check_accepted(slow);
-    else check_refused(*slow.response);
+    else check_refused(*slow.response, slow.request.starts_with("HEAD "));
 }
 
 }  // namespace
