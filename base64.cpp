@@ -29,24 +29,20 @@ std::string base64_encode(std::string_view bytes) {
 }
 
 std::optional<std::string> base64_decode(std::string_view text) {
-    if (text.size() % 4 != 0) return std::nullopt;
-    if (text.ends_with('=')) text.remove_suffix(1);
-    if (text.ends_with('=')) text.remove_suffix(1);
-
     std::string bytes;
     std::uint32_t bits = 0;  // the low `count` bits are read and not yet written; others are old
     unsigned count = 0;
-    for (const char c : text) {
+    for (const char c : text.substr(0, text.find('='))) {
         const std::size_t value = kAlphabet.find(c);
         if (value == kAlphabet.npos) return std::nullopt;
         bits = (bits << 6) | static_cast<std::uint32_t>(value);
         count += 6;
-        if (count >= 8) {
-            count -= 8;
-            bytes += static_cast<char>((bits >> count) & 0xFF);
-        }
+        if (count < 8) continue;
+        count -= 8;
+        bytes += static_cast<char>((bits >> count) & 0xFF);
     }
-    const std::uint32_t left = bits & ((1u << count) - 1);
-    if (left != 0) return std::nullopt;  // RFC 4648 3.5: the pad bits must be zero
+    // Bytes have one base64 text only. If this is not the one, its padding is wrong, or the bits
+    // left over at its end are not zero (RFC 4648 3.5).
+    if (base64_encode(bytes) != text) return std::nullopt;
     return bytes;
 }

@@ -1,5 +1,7 @@
 #include "ws_handshake.h"
 
+#include <strings.h>
+
 #include <algorithm>
 #include <vector>
 
@@ -16,7 +18,7 @@ constexpr std::string_view kTooLarge = "431 Request Header Fields Too Large";  /
 
 // --- parts of a request --------------------------------------------------------------------------
 
-// RFC 9110 5.6.2: what methods and field names are made of. (isalnum() depends on the locale.)
+// RFC 9110 5.6.2: what methods and field names are made of.
 static bool is_token(std::string_view text) {
     constexpr std::string_view allowed =
         "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -25,15 +27,8 @@ static bool is_token(std::string_view text) {
 
 static bool is_control(char c) { return (c >= '\0' && c < ' ' && c != '\t') || c == '\x7F'; }
 
-static char to_lower(char c) {
-    const bool upper = c >= 'A' && c <= 'Z';
-    return upper ? static_cast<char>(c - 'A' + 'a') : c;
-}
-
-static bool same_character(char a, char b) { return to_lower(a) == to_lower(b); }
-
 static bool same_ignoring_case(std::string_view a, std::string_view b) {
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), same_character);
+    return a.size() == b.size() && strncasecmp(a.data(), b.data(), a.size()) == 0;
 }
 
 static std::string_view trim(std::string_view text) {
@@ -105,8 +100,9 @@ static std::string_view check_last_line(std::string_view request) {
     return line.empty() ? "" : check_field(line);
 }
 
-// RFC 9112 2.2: lines end in CR LF, and no other control character is in a request. The first byte
-// of TLS (wss://) is such a character, 0x16: a client that speaks TLS is refused at once.
+// RFC 9112 2.2: lines end in CR LF, and no other control character but the tab is in a request. The
+// first byte of TLS (wss://) is such a character, 0x16: a client that speaks TLS is refused at
+// once.
 static std::string_view check_last_byte(std::string_view request) {
     const char c = request.back();
     const std::string_view before = request.substr(0, request.size() - 1);
@@ -149,8 +145,9 @@ Response answer(std::string_view request) {
     const auto versions = values_of(request, "Sec-WebSocket-Version");
     const bool spoken = versions.size() == 1 && versions[0] == "13";
     if (!spoken) return refusal(request, kUpgradeRequired, "Sec-WebSocket-Version is not 13");
-    const bool has_key = !values_of(request, "Sec-WebSocket-Key").empty();
-    if (!has_key) return refusal(request, kBadRequest, "no Sec-WebSocket-Key");
+    const auto keys = values_of(request, "Sec-WebSocket-Key");
+    if (keys.empty()) return refusal(request, kBadRequest, "no Sec-WebSocket-Key");
+    if (keys.size() > 1) return refusal(request, kBadRequest, "more than one Sec-WebSocket-Key");
     const auto key = get_key(request);
     if (!key) return refusal(request, kBadRequest, "Sec-WebSocket-Key is not base64 of 16 bytes");
     const std::string text =
@@ -181,7 +178,7 @@ std::optional<Response> take_request(std::string& request, std::string_view& inp
         const bool full = request.size() == kMaxRequestBytes;
         const bool get = request.starts_with("GET ");
         if (full && get) return refusal(request, kTooLarge, "over 8 KiB of header");
-        if (full) return answer(request);  // answer() refuses what is not GET, cut or whole
+        if (full) return answer(request);  // another method is refused as such, not as too long
         request += input.front();
         input.remove_prefix(1);
         const std::string_view wrong = check_last_byte(request);

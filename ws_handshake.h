@@ -23,6 +23,7 @@ std::optional<std::string_view> get_key(std::string_view request);
 std::string accept_key(std::string_view key);
 
 // The answer to a request that ends with its blank line: 101, or the first refusal that applies.
+// (A request that is too long is cut. If it is no GET, this refuses it all the same.)
 Response answer(std::string_view request);
 
 // A complete HTTP response that turns the client away. `request` is what has come of its request,
@@ -31,5 +32,5 @@ Response refusal(std::string_view request, std::string_view status, std::string_
 
 // Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to
 // its blank line; what is left in `input` are frames. The response comes with the blank line, or
-// before it, as soon as a byte comes that no request can have there.
+// before it, as soon as a byte has come that makes the request wrong, or the request is too long.
 std::optional<Response> take_request(std::string& request, std::string_view& input);
