@@ -24,6 +24,11 @@ int main(int argc, char* argv[]) {
         std::perror("cannot listen");
         return 1;
     }
+    socklen_t size = sizeof address;
+    getsockname(master, reinterpret_cast<sockaddr*>(&address), &size);
+    std::setvbuf(stdout, nullptr, _IOLBF, 0);  // each line is seen at once, in a pipe, too
+    std::printf("listening on 127.0.0.1:%d\n", ntohs(address.sin_port));
+
     std::set<int> sockets{master};
     while (true) {
         fd_set readable;  // select() overwrites it, so it is filled anew each time
@@ -56,15 +61,16 @@ int main(int argc, char* argv[]) {
     }
 }
 
-// Six ways to break it, and who answers each of them in server.cpp:
+// Six ways to break it, and on the right the functions of server.cpp that prevent it:
 // 1. Open web/index.html: it gets its own request back.           WS::do_handshake
-// 2. Say half a line (printf in place of Enter): recv() knows no  WS::receive, Decoder::feed
-//    lines, and what another says comes into the middle of yours.
+// 2. Say half a line: printf 'I say' | nc 127.0.0.1 4000. recv()  WS::receive, Decoder::feed
+//    knows no lines: what another says comes right after it.
 // 3. Stop one reader with Ctrl-Z, say megabytes in another: the   WS::flush, Client::position
 //    send() to the first waits, and the whole server with it.
 // 4. End that stopped reader (kill -9) while two others speak: a   main: signal(SIGPIPE, SIG_IGN)
 //    send() to it is answered by SIGPIPE, which ends the server.
-// 5. Start it under `ulimit -n 8`: when accept() has no number    WS::connect, accept_again
-//    left, it fails at once, and select() says "ready" for ever.
-// 6. Connect 1100 clients: FD_SET() past 1024 writes into memory  WS::welcome
-//    that is not the set's. (This is not tested: anything may happen.)
+// 5. Start it under `ulimit -n 8`: when no descriptor is left,    WS::connect, accept_again
+//    accept() fails at once, and select() says "ready" for ever.
+// 6. After `ulimit -n 4096` connect 1100 clients: FD_SET() past   WS::welcome
+//    1024 writes into memory that is not the set's. (This is not
+//    tested: anything may happen.)

@@ -44,7 +44,8 @@ void talk_until_it_stands_still(const std::vector<Peer>& speakers) {
 }
 
 TEST_CASE("first server: what one says, all hear") {
-    const FirstServer server;
+    FirstServer server;
+    server.wait_for("listening on 127.0.0.1:" + std::to_string(server.port) + "\n");
     Peer one(server.port);
     Peer two(server.port);
     one.send("hello\n");
