@@ -6,8 +6,8 @@
 //   fill the fd_sets -> select() -> accept -> receive (handshake or decode -> process) -> flush
 //   -> expire -> sweep
 //
-// Only this file makes system calls. After the start only one of them waits: pselect() in
-// WS::wait(). There are three kinds of failure, and each is handled in one way:
+// Only this file makes system calls. Once the server has started, only one of them waits: pselect()
+// in WS::wait(). There are three kinds of failure, and each is handled in one way:
 //   1. The server cannot start: one line that says why, exit 1 (die).
 //   2. A client breaks the protocol, its socket fails, or it is silent: that client is removed
 //      (refuse, close, drop), and the others notice nothing.
@@ -15,17 +15,18 @@
 //
 // Words that this file uses:
 //   peer       a client whose opening handshake is done
-//   said       of bytes: appended to the log, from which they are sent to every peer
-//   due        of bytes: to be sent to one client, and not sent yet
-//   read set   the descriptors that select() watches until recv() or accept() would not wait
-//   write set  the descriptors that select() watches until send() would not wait
+//   to say     a client says a message: the message is appended to the log, which goes to all peers
+//   due        bytes are due to a client: they are to be sent to it, and have not been sent yet
+//   blocked    a client is blocked: bytes are due to it, and the kernel takes no more of them now
+//   read set   what select() watches for reading: recv() or accept() would not have to wait
+//   write set  what select() watches for writing: send() would not have to wait
 //   TCP FIN    the other side will send no more: recv() returns 0. (FIN alone is a frame's bit.)
-//   RST        the other side gave the connection up: recv() and send() fail. Bytes that were on
-//              their way are lost. So we must not cause one behind a Close frame: see flush().
+//   RST        the other side gave the connection up: recv() and send() fail, and bytes that were
+//              on their way are lost. TCP also sends one when a socket is closed with bytes unread.
 //
-// Where to begin: struct Log, struct Window, struct Client, WS::run(), and then the functions of WS
-// in the order in which run() calls them. Struct Terminal, the signals and the command line can be
-// skipped at first.
+// Where to begin: WS::run(), and then as the README proposes. The functions of WS stand in the
+// order in which run() calls them. Struct Terminal, the signals and the command line can be skipped
+// at first.
 
 #include <fcntl.h>
 #include <limits.h>
@@ -79,35 +80,30 @@ constexpr std::size_t kMiB = 1024 * kKiB;
 constexpr auto kHandshakeTime = 10s;  // from accept() to the end of the request; past it: 408
 constexpr auto kPingAfter = 30s;      // a peer that is silent for so long is sent a Ping
 constexpr auto kDropAfter = 60s;      // a peer that is silent for so long is dropped
-constexpr auto kStallTime = 30s;      // a peer that takes nothing of what is due is dropped
-constexpr auto kFarBehindTime = 15s;  // the same for a peer that is more than half the log behind
+constexpr auto kStallTime = 30s;      // a peer that takes nothing of what is due to it is dropped
 constexpr auto kClosingTime = 2s;     // a closing client must take something, or close its side
 constexpr auto kStoppingTime = 1s;    // from SIGINT, SIGTERM or SIGHUP to the end of the server
 constexpr auto kAcceptPause = 100ms;  // no descriptor or memory for a newcomer: accept() later
 
-// The log has two halves. The common half (25 MiB) is for clients that say much: each may take
-// kWindowBytes divided by the number of peers, so that all of them together fit into it. The other
-// half is reserved: every descriptor that there can be has its own piece of it, which no other can
-// take. So a client that says little is heard at once, however much others say, and however slowly
-// others read.
+// The log has two parts. The common part is for clients that say much: each has a share of it,
+// kShareBytes divided by the number of peers. The other part is reserved: each client has a seat,
+// and each seat has a piece of this part that no other client can use. So a client that says little
+// is heard at once, however much others say, and however slowly others read.
 constexpr std::size_t kLogBytes = 48 * kMiB;
-constexpr std::size_t kWindowBytes = 24 * kMiB;      // divided by the number of peers
-constexpr std::size_t kReservedBytes = 3584 * kKiB;  // divided by the descriptor's number ...
-constexpr std::size_t kLeastReserved = 8 * kKiB;     // ... but each has at least this
+constexpr std::size_t kShareBytes = 24 * kMiB;       // divided by the number of peers: a share
+constexpr std::size_t kReservedBytes = 2560 * kKiB;  // divided by the number of a seat ...
+constexpr std::size_t kLeastReserved = 8 * kKiB;     // ... but each seat has at least this
+constexpr int kSeats = FD_SETSIZE;
 
-// A new client gets the lowest descriptor that is free. So where there are few clients, each has
-// much: 448 KiB for descriptor 8, 35 KiB for descriptor 100, 8 KiB for the last.
-constexpr std::size_t reserved_for(int fd) {
-    return std::max(kReservedBytes / static_cast<std::size_t>(fd), kLeastReserved);
+// A client gets the first seat that is free. So where there are few clients, each has much
+// reserved: 2560 KiB for seat 1, half of that for seat 2, 25 KiB for seat 100, 8 KiB for the last.
+constexpr std::size_t reserved_for(int seat) {
+    return std::max(kReservedBytes / static_cast<std::size_t>(seat), kLeastReserved);
 }
-
-// What is received in a round is counted before it is appended to the log. When the header of a
-// message came in an earlier round, the log grows by that header more: at most 10 bytes.
-constexpr std::size_t kHeaderBytes = 10;
 
 constexpr std::size_t reserved_for_all() {
     std::size_t sum = 0;
-    for (int fd = STDERR_FILENO + 1; fd < FD_SETSIZE; ++fd) sum += reserved_for(fd) + kHeaderBytes;
+    for (int seat = 1; seat <= kSeats; ++seat) sum += reserved_for(seat);
     return sum;
 }
 
@@ -119,24 +115,32 @@ constexpr std::size_t kReceiveBytes = 32 * kKiB;   // received from one client i
 constexpr std::size_t kSendBytes = kMiB;           // sent to one client in one round
 constexpr std::size_t kLeastPace = kKiB;           // a blocked client gains 1 s by taking this
 constexpr std::size_t kTerminalBytes = 64 * kKiB;  // lines that standard output has not taken yet
+constexpr int kKeptBytes = 16 * 1024 * 1024;       // freed memory that is kept for later
 constexpr int kSocketBytes = 128 * 1024;           // the kernel's send buffer of one client
 constexpr int kAcceptsPerRound = 64;               // newcomers let in during one round
 constexpr int kRefusalSlots = 8;                   // clients that are told 503 at the same time
 
 static_assert(reserved_for_all() < kLogBytes);
-static_assert(kWindowBytes < kCommonBytes);
+static_assert(kShareBytes < kCommonBytes);
 static_assert(kMaxMessageBytes + kReceiveBytes < kCommonBytes);
 
 constexpr int kYes = 1;                     // for setsockopt()
 constexpr timespec kMoment{0, 10'000'000};  // 10 ms, for pselect()
 
-// Gives freed memory back to the system when clients have left. Without this the C library of
-// Linux keeps it, tens of MiB, to use it again.
-void give_memory_back() {
+// What the C library of Linux does with memory that was freed. While clients chat it shall keep up
+// to kKeptBytes: otherwise it gives the memory of each long message back to the system, and takes
+// it anew for the next one, which costs more than to copy the message. When clients have left, all
+// of it is given back.
 #ifdef __GLIBC__
-    malloc_trim(0);
-#endif
+void keep_freed_memory() {
+    mallopt(M_TRIM_THRESHOLD, kKeptBytes);
+    mallopt(M_MMAP_THRESHOLD, 2 * kKeptBytes);
 }
+void give_memory_back() { malloc_trim(0); }
+#else
+void keep_freed_memory() {}
+void give_memory_back() {}
+#endif
 
 // --- standard output (can be skipped at first) ---------------------------------------------------
 
@@ -161,18 +165,18 @@ struct Terminal {
         ::close(fd);
     }
 
+    void line(std::initializer_list<std::string_view> parts) {
+        if (!may_add_line()) return;
+        for (const std::string_view part : parts) text += part;
+        text += '\n';
+    }
+
     // Counts a line for which there is no room. After it all are dropped, until their number has
     // been printed: the gap is always seen.
     bool may_add_line() {
         const bool room = dropped == 0 && text.size() <= kTerminalBytes;
         if (!room) ++dropped;
         return room;
-    }
-
-    void line(std::initializer_list<std::string_view> parts) {
-        if (!may_add_line()) return;
-        for (const std::string_view part : parts) text += part;
-        text += '\n';
     }
 
     // Writes what can be written without waiting. A pipe that select() calls writable takes
@@ -184,14 +188,11 @@ struct Terminal {
             if (written < 0 && (errno == EAGAIN || errno == EINTR)) return;
             if (written < 0) text.clear();  // nobody can read it any more
             else text.erase(0, static_cast<std::size_t>(written));
-            if (dropped > 0 && text.size() <= kTerminalBytes / 2) tell_dropped();
+            if (dropped == 0 || text.size() > kTerminalBytes / 2) continue;
+            const std::string count = std::to_string(dropped);
+            dropped = 0;
+            line({"(", count, " lines dropped)"});
         }
-    }
-
-    void tell_dropped() {
-        const std::string count = std::to_string(dropped);
-        dropped = 0;
-        line({"(", count, " lines dropped)"});
     }
 
     static bool is_writable() {
@@ -208,7 +209,7 @@ struct Terminal {
 // All that is said is one sequence of bytes, the same for every peer. Each message is encoded once
 // and kept once. A position in the sequence is a number that only grows; a peer remembers up to
 // which position it has been sent. What lies between the slowest peer and the end is kept, in a
-// buffer of fixed size that is used as a ring: its first byte follows its last.
+// buffer of fixed size. After the last byte of the buffer comes its first one again: it is a ring.
 //
 //            oldest                              end
 //   ...=======|-----------------------------------|
@@ -218,13 +219,13 @@ struct Log {
     // nothing. (A std::vector would write zeros.)
     std::unique_ptr<char[]> buffer{new char[kLogBytes]};
     std::uint64_t start = 0;   // a position whose byte is the first of the buffer
-    std::uint64_t oldest = 0;  // of the first byte that some client still needs; else the end
-    std::uint64_t end = 0;     // of the next byte that will be appended
+    std::uint64_t oldest = 0;  // position of the first byte that some client needs, or the end
+    std::uint64_t end = 0;     // position at which the next byte will be appended
 
     std::size_t size() const { return static_cast<std::size_t>(end - oldest); }
 
-    // Free bytes of the common half. The log does not remember which half a byte belongs to, so all
-    // bytes count as common. The result may be too small, never too large.
+    // Free bytes of the common part. The log does not remember which part a byte was said in, so
+    // all its bytes are counted here. The result may be less than the truth, never more.
     std::size_t common_room() const { return kCommonBytes - std::min(kCommonBytes, size()); }
 
     std::size_t place_of(std::uint64_t position) const {
@@ -251,7 +252,7 @@ struct Log {
     }
 
     // Nobody needs a byte before this position any more. When nobody needs any byte, the next
-    // message goes to the start of the buffer: those bytes were used a moment ago and are still in
+    // message goes to the start of the buffer: that memory was used a moment ago, so it is still in
     // the processor's cache.
     void forget(std::uint64_t before) {
         oldest = before;
@@ -259,28 +260,36 @@ struct Log {
     }
 };
 
-// How much one descriptor has said that somebody has not been sent yet. The messages are not
-// remembered one by one. There are two sums, split at a position of the log:
+// A client's window is how many bytes it said that are still in the log, because some peer has not
+// been sent them yet. The messages are not remembered one by one. There are two sums, split at a
+// position of the log, the mark:
 //
 //        |---- said_before ----|---- said_since ----|
 //                             mark               log.end
 //
 // When the oldest byte of the log has passed the mark, all of said_before has been sent to
-// everybody: said_since becomes said_before, and the mark moves to the end. So bytes() may be more
-// than the truth, never less.
+// everybody. Then said_since becomes said_before, and the mark moves to the end. An example: the
+// mark is at 100. A client says 30 bytes, so said_since is 30. When every peer has been sent the
+// log up to 100, said_before becomes 30, and the mark moves to the log's end, say 500. When every
+// peer has been sent the log up to 500, those 30 are forgotten, too. (Perhaps they were sent long
+// before that. So bytes() may be more than the truth, never less.)
+//
+// A seat has one window for all who sit there, one after the other. If a client that comes back had
+// a new one, it could fill the log by leaving again and again.
 struct Window {
+    bool taken = false;  // a client has this seat
     std::uint64_t mark = 0;
     std::size_t said_before = 0;
     std::size_t said_since = 0;
 
-    std::size_t bytes() const { return said_before + said_since; }
-
-    void update(const Log& log) {
-        if (log.oldest < mark) return;
-        said_before = said_since;
-        said_since = 0;
-        mark = log.end;
+    std::size_t bytes(const Log& log) {
+        if (log.oldest >= mark) {
+            said_before = said_since;
+            said_since = 0;
+            mark = log.end;
+        }
         if (log.oldest == log.end) said_before = 0;  // everything has been sent
+        return said_before + said_since;
     }
 };
 
@@ -309,11 +318,12 @@ enum class State { open, closing, gone };
 
 // What is due to a client is sent in this order:
 //
-//    the log:  |=== position ... own_at ===|       |=== own_at ... end ===|
-//    alone:                                [ own ]
+//    the log:    |=== position ... own_at ===|       |=== own_at ... end ===|
+//    for it:                                 [ own ]
 //
-// A client that is closing is due nothing after `own`, whose last bytes are a Close frame. To a
-// client without handshake nothing of the log is due: its position and own_at are both 0.
+// A client that is closing is due nothing after `own`, whose last bytes are a Close frame: the log
+// ends at own_at for it. To a client without handshake nothing of the log is due: its position and
+// own_at are both 0.
 struct Client {
     int fd;
     bool handshake = false;            // done: it speaks frames. (The PHP demo has one for all.)
@@ -322,13 +332,17 @@ struct Client {
     bool blocked = false;              // not all that is due could be sent: it is in the write set
     bool pinged = false;               // a Ping was sent since its last sign of life
     Clock::time_point deadline;        // what happens then depends on its state, see expire()
+    int seat = 0;                      // 1 or more; 0 for one that is refused because all are taken
     std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // from the handshake until it is closing
     std::uint64_t position = 0;        // in the log: it has been sent the bytes before
     std::uint64_t own_at = 0;          // in the log: `own` is sent here, between two messages
     std::string own{};                 // bytes for it alone: the 101 or a refusal, Pongs, a Close
+    bool own_begun = false;            // a part of `own` has been sent, the rest has not
 
-    // Of the message that has not ended: bytes that have come, and bytes of memory taken for them.
+    bool is_peer() const { return handshake && state == State::open; }
+
+    // Of a message that has not ended: what it needs of the log, and of memory. See ws_frame.h.
     std::size_t pending() const { return decoder ? decoder->pending() : 0; }
     std::size_t held() const { return decoder ? decoder->held() : 0; }
 };
@@ -336,44 +350,35 @@ struct Client {
 // --- signals, addresses (can be skipped at first) ------------------------------------------------
 
 // SIGINT, SIGTERM and SIGHUP must end a wait that may otherwise last 30 s. If they could come at
-// any time, one might come behind the last look at `caught` and in front of select(), which would
-// then wait all the same. So they are blocked, and pselect() lets them in while it waits.
+// any time, one might come after the last look at `caught` and before select(), which would then
+// wait all the same. So these signals are blocked, and pselect() lets them in while it waits.
 constexpr std::array kStopSignals{SIGINT, SIGTERM, SIGHUP};
 
+sigset_t stop_signals;  // these three; without SIGHUP when the server was started as nohup ./server
 volatile sig_atomic_t caught = 0;
 
 extern "C" void on_signal(int) { caught = 1; }
 
-bool is_ignored(int number) {
-    struct sigaction now {};
-    sigaction(number, nullptr, &now);
-    return now.sa_handler == SIG_IGN;
-}
-
-// Returns the signal mask for pselect(): the one from before, in which these signals come through.
+// Returns the signal mask for pselect(): what was blocked when the server was started is blocked,
+// but the three signals are not.
 sigset_t block_signals() {
-    sigset_t stop;
     sigset_t outside;
-    sigemptyset(&stop);
+    sigemptyset(&stop_signals);
     for (const int number : kStopSignals) {
-        if (number == SIGHUP && is_ignored(SIGHUP)) continue;  // started as nohup ./server
-        signal(number, on_signal);
-        sigaddset(&stop, number);
+        const bool was_ignored = signal(number, on_signal) == SIG_IGN;
+        if (number == SIGHUP && was_ignored) signal(SIGHUP, SIG_IGN);  // it stays ignored
+        else sigaddset(&stop_signals, number);
     }
-    sigprocmask(SIG_BLOCK, &stop, &outside);
+    sigprocmask(SIG_BLOCK, &stop_signals, &outside);
     for (const int number : kStopSignals) sigdelset(&outside, number);
     return outside;
 }
 
 // When a descriptor is ready at once, pselect() may return without letting a signal in. Under a
-// flood that is so in every round. Such a signal is pending.
+// flood that is so in every round. Such a signal is still pending, and sigtimedwait() takes it.
 bool signalled() {
-    sigset_t pending;
-    sigpending(&pending);
-    for (const int number : kStopSignals) {
-        if (sigismember(&pending, number) == 1) return true;
-    }
-    return caught != 0;
+    constexpr timespec at_once{};
+    return caught != 0 || sigtimedwait(&stop_signals, nullptr, &at_once) > 0;
 }
 
 std::string join(const std::string& address, const std::string& port) {
@@ -397,16 +402,6 @@ std::string seconds(std::chrono::seconds time) { return std::to_string(time.coun
     std::exit(1);
 }
 
-// When a host name has several addresses, the first IPv4 address is taken, as in the demo, where
-// localhost is 127.0.0.1. If that one cannot be had, no other is tried: a server that silently
-// listens somewhere else is harder to find than one that says what is wrong.
-const addrinfo* choose(const addrinfo* found) {
-    for (const addrinfo* one = found; one != nullptr; one = one->ai_next) {
-        if (one->ai_family == AF_INET) return one;
-    }
-    return found;
-}
-
 // Returns -1 with errno when one of the calls fails.
 int listen_on(const addrinfo& place) {
     const int master = socket(place.ai_family, SOCK_STREAM, 0);
@@ -427,15 +422,21 @@ int listen_on(const addrinfo& place) {
     return listening ? master : -1;
 }
 
+// When a host name has several addresses, the first IPv4 address is taken, as in the demo, where
+// localhost is 127.0.0.1. If that one cannot be had, no other is tried: a server that silently
+// listens somewhere else is harder to find than one that says what is wrong.
 int open_master(const std::string& address, const std::string& port) {
     addrinfo hints{};
+    hints.ai_family = AF_INET;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
     addrinfo* found = nullptr;
-    const int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
+    int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
+    hints.ai_family = AF_UNSPEC;
+    if (failed != 0) failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
     if (failed == EAI_SYSTEM) die(address, port, strerror(errno));
     if (failed != 0) die(address, port, gai_strerror(failed));
-    const int master = listen_on(*choose(found));
+    const int master = listen_on(*found);
     if (master < 0) die(address, port, strerror(errno));
     if (master >= FD_SETSIZE) die(address, port, "no descriptor below FD_SETSIZE is free");
     freeaddrinfo(found);
@@ -452,9 +453,7 @@ class WS {
     int slots = 0;                      // clients have descriptors below this
     std::size_t peers = 0;              // clients that are open and whose handshake is done
     Log log;                            // what everybody is sent
-    // By descriptor: a client that came back would otherwise get an empty window while what it said
-    // before still fills the log.
-    std::vector<Window> windows = std::vector<Window>(FD_SETSIZE);
+    std::vector<Window> windows = std::vector<Window>(kSeats + 1);  // by seat
     int last_served = -1;               // descriptor of the last client received from
     std::vector<char> buffer = std::vector<char>(kReceiveBytes);  // for recv()
     Terminal terminal;
@@ -462,36 +461,35 @@ class WS {
     Clock::time_point now = Clock::now();  // of this round
     Clock::time_point accept_again = now;  // until then the master is not in the read set
     bool stopping = false;              // SIGINT, SIGTERM or SIGHUP came
-    Clock::time_point stop_time{};      // when stopping: from then on no client is waited for
+    Clock::time_point stop_time = Clock::time_point::max();  // then no client is waited for
 
 public:
     WS(const std::string& address, const std::string& port, bool quietly, bool traced)
         : master(open_master(address, port)), quiet(quietly), tracing(traced) {
         signals_outside = block_signals();
-        // Clients in the map have descriptors below `slots`; the last few of them only wait there
-        // with their 503, see welcome(). One descriptor stays free even then, so that accept() can
-        // still take a newcomer out of the listen queue.
+        // Clients have descriptors below `slots`. One descriptor more stays free, so that accept()
+        // can take a newcomer out of the listen queue even when there is no slot for it.
         rlimit files{};
         getrlimit(RLIMIT_NOFILE, &files);
         slots = static_cast<int>(std::min<rlim_t>(FD_SETSIZE, files.rlim_cur - 1));
 
-        sockaddr_storage own{};
-        socklen_t size = sizeof own;
-        getsockname(master, reinterpret_cast<sockaddr*>(&own), &size);
+        sockaddr_storage place{};
+        socklen_t size = sizeof place;
+        getsockname(master, reinterpret_cast<sockaddr*>(&place), &size);
         terminal.line({"Master socket  : ", std::to_string(master), " listening on ",
-                       numeric(own, size)});
+                       numeric(place, size)});
         terminal.flush();
     }
 
     // Returns after SIGINT, SIGTERM or SIGHUP, when everybody has been told.
     void run() {
-        while (!stopping || !sockets.empty()) {
+        while (!stopping || (!sockets.empty() && now < stop_time)) {
             fd_set readable;
             fd_set writable;
             const int highest = fill(readable, writable);
-            wait(highest, readable, writable);
-            if (!stopping && FD_ISSET(master, &readable)) connect_all();
-            receive_all(readable);
+            const int ready = wait(highest, readable, writable);
+            if (FD_ISSET(master, &readable)) connect();
+            receive_all(readable, ready);
             flush_all(writable);
             expire_all();
             sweep();
@@ -501,6 +499,8 @@ public:
     }
 
 private:
+    Window& window_of(int seat) { return windows[static_cast<std::size_t>(seat)]; }
+
     // --- select() --------------------------------------------------------------------------------
 
     // Fills the sets anew in each round, because select() overwrites what it is given. (The demo
@@ -512,7 +512,6 @@ private:
         if (!terminal.text.empty()) FD_SET(STDOUT_FILENO, &writable);
         if (!stopping && now >= accept_again) FD_SET(master, &readable);
         for (auto& [fd, client] : sockets) {
-            windows[static_cast<std::size_t>(fd)].update(log);
             if (allowance(client) > 0) FD_SET(fd, &readable);
             else sign_of_life(client);  // we do not look, so we cannot say that it is silent
             if (client.blocked) FD_SET(fd, &writable);
@@ -522,146 +521,134 @@ private:
     }
 
     // How many bytes may be received from a client now; 0: it is not in the read set. All that is
-    // received may become messages; and when a long message ends, all that has come of it goes into
-    // the log at once. The log must have room for that before it is received. There are three ways
-    // to have room, asked for in this order:
-    //   1. The client has not used up its share, and the common half has room for what has come of
-    //      its message and for this recv().
-    //   2. Its message is longer than its share, what it said before is not, and the common half
-    //      has room for the longest message that there can be. (If room for its own length were
-    //      enough, shorter messages of others would use that up each time, and it would wait.)
-    //   3. It has not used up what is reserved for its descriptor. There is always room for that.
-    // An example: there are 10 peers, and one of them reads slowly. Each has a share of 2.4 MiB.
-    // A client that chats is always read. One that says 3 MiB in short messages is not read any
-    // more when 2.4 MiB of them have not been sent to the slow peer. One that says a message of
-    // 5 MiB is read while there are less than 9.3 MiB in the log.
-    std::size_t allowance(const Client& client) const {
-        if (client.ended) return 0;
-        if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN
+    // received may become messages, and when a long message ends, all of it goes into the log at
+    // once. So there must be room for it in the log before it is received. An example: there are 10
+    // peers, and one of them reads slowly. Each peer has a share of 2.4 MiB. One that chats is
+    // always read. One that says 3 MiB in short messages is not read any more when 2.4 MiB of them
+    // have not been sent to the slow peer. One that says a message of 5 MiB is read while the
+    // common part of the log has room for 16 MiB.
+    std::size_t allowance(const Client& client) {
+        if (client.ended || client.state == State::gone) return 0;
+        if (client.state == State::closing) return kReceiveBytes;  // only to see its TCP FIN
         if (!client.own.empty()) return 0;  // it has not taken its answers: it gets no others
+        const std::size_t said = window_of(client.seat).bytes(log);
         const std::size_t pending = client.pending();
-        const std::size_t said = windows[static_cast<std::size_t>(client.fd)].bytes();
-        const std::size_t counted = said + pending;
-        const std::size_t share = kWindowBytes / std::max<std::size_t>(peers, 1);
-        const std::size_t reserved = reserved_for(client.fd);
+        const std::size_t share = kShareBytes / std::max<std::size_t>(peers, 1);
+        const std::size_t reserved = reserved_for(client.seat);
         const std::size_t room = log.common_room();
 
-        const bool within_share = counted < share && pending + kReceiveBytes <= room;
-        if (within_share) return std::min(share - counted, kReceiveBytes);
+        // 1. It has not used up its share. The common part has room for what has come of its
+        // message
+        //    and for this recv().
+        const bool within_share = said + pending < share && pending + kReceiveBytes <= room;
+        if (within_share) return std::min(share - said - pending, kReceiveBytes);
+        // 2. Its message is longer than its share. How long it will be is not known, because more
+        //    fragments may come. So the common part must have room for the longest message.
         const bool longest_fits = said < share && kMaxMessageBytes + kReceiveBytes <= room;
         if (longest_fits) return kReceiveBytes;
-        if (counted < reserved) return std::min(reserved - counted, kReceiveBytes);
-        // A request goes to nobody. It is received byte by byte, because frames may follow it.
-        return client.handshake ? 0 : 1;
+        // 3. It has not used up what is reserved for its seat. Rules 1 and 2 use the common part
+        //    only, so there is room for this in the other part.
+        if (said + pending < reserved) return std::min(reserved - said - pending, kReceiveBytes);
+        return 0;
     }
 
-    // The only call that waits: for a descriptor, a deadline or a signal.
-    void wait(int highest, fd_set& readable, fd_set& writable) {
-        const std::optional<timespec> patience = timeout();
-        const timespec* limit = patience ? &patience.value() : nullptr;
-        const int ready =
-            pselect(highest + 1, &readable, &writable, nullptr, limit, &signals_outside);
+    // The only call that waits: for a descriptor, a deadline or a signal. Returns how many
+    // descriptors are ready.
+    int wait(int highest, fd_set& readable, fd_set& writable) {
+        const timespec limit = timeout();
+        int ready = pselect(highest + 1, &readable, &writable, nullptr, &limit, &signals_outside);
         if (ready < 0) {
-            // A signal came, or the kernel has no memory: then try again, but not at once.
+            // A signal came: EINTR. Any other error says that the kernel has no memory: it is tried
+            // again after a moment, not at once.
             if (errno != EINTR) pselect(0, nullptr, nullptr, nullptr, &kMoment, nullptr);
             FD_ZERO(&readable);  // when select() fails, the sets are not defined
             FD_ZERO(&writable);
+            ready = 0;
         }
         now = Clock::now();
         if (!stopping && signalled()) {
             stopping = true;
             stop_time = now + kStoppingTime;
+            FD_CLR(master, &readable);  // nobody is let in any more
         }
         if (tracing) trace_select(ready, highest, readable, writable);
+        return ready;
     }
 
-    // The time until the next deadline; nothing when nobody has one.
-    std::optional<timespec> timeout() const {
-        auto next = Clock::time_point::max();
-        if (now < accept_again) next = accept_again;
-        for (const auto& [fd, client] : sockets) next = std::min(next, deadline_of(client));
-        if (next == Clock::time_point::max()) return std::nullopt;
-        const auto left = std::max<Clock::duration>(next - Clock::now(), 0ns);
-        const auto whole = std::chrono::floor<std::chrono::seconds>(left);
-        const std::chrono::nanoseconds rest = left - whole;
-        return timespec{static_cast<time_t>(whole.count()), static_cast<long>(rest.count())};
+    // The time until the next deadline, at most kPingAfter.
+    timespec timeout() const {
+        auto next = std::min(now + kPingAfter, stop_time);
+        if (now < accept_again) next = std::min(next, accept_again);
+        for (const auto& [fd, client] : sockets) next = std::min(next, client.deadline);
+        const std::chrono::nanoseconds left = std::max<Clock::duration>(next - Clock::now(), 0ns);
+        return {static_cast<time_t>(left / 1s), static_cast<long>((left % 1s).count())};
     }
 
     // --- accept ----------------------------------------------------------------------------------
 
-    void connect_all() {
+    // Takes newcomers out of the listen queue, where the kernel keeps connections that nobody has
+    // accepted.
+    void connect() {
         for (int newcomers = 0; newcomers < kAcceptsPerRound; ++newcomers) {
-            if (!connect()) return;
+            sockaddr_storage address{};
+            socklen_t size = sizeof address;
+            const int fd = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
+            if (fd < 0) {
+                const bool usual = errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
+                // Any other error says that there is no descriptor or no memory for the newcomer.
+                // It stays in the listen queue, and select() would return at once, again and again.
+                // So the master is left out of the read set for a while.
+                if (!usual) accept_again = now + kAcceptPause;
+                return;
+            }
+            fcntl(fd, F_SETFL, O_NONBLOCK);
+            // TCP_NODELAY: a small frame is sent at once, also while another one is on its way.
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &kYes, sizeof kYes);
+            try {
+                welcome(Client{.fd = fd, .deadline = now + kHandshakeTime}, numeric(address, size));
+            } catch (const std::bad_alloc&) {
+                ::close(fd);
+            }
         }
     }
 
-    // Takes one newcomer out of the listen queue, where the kernel keeps connections that nobody
-    // has accepted. Returns false when there is none.
-    bool connect() {
-        sockaddr_storage address{};
-        socklen_t size = sizeof address;
-        const int accepted = accept(master, reinterpret_cast<sockaddr*>(&address), &size);
-        if (accepted < 0) {
-            const bool usual = errno == EAGAIN || errno == EINTR || errno == ECONNABORTED;
-            // Any other error says that there is no descriptor or no memory for the newcomer. It
-            // stays in the listen queue, and select() would return at once, again and again. So the
-            // master is left out of the read set for a while.
-            if (!usual) accept_again = now + kAcceptPause;
-            return false;
-        }
-        const int fd = with_room_in_its_window(accepted);
-        fcntl(fd, F_SETFL, O_NONBLOCK);
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &kYes, sizeof kYes);  // small frames go at once
-        try {
-            welcome(Client{.fd = fd, .deadline = now + kHandshakeTime}, numeric(address, size));
-        } catch (const std::bad_alloc&) {
-            ::close(fd);
-        }
-        return true;
-    }
-
-    // A client that has left may have said so much that the window of its descriptor is still full.
-    // A newcomer with that descriptor could say nothing. It gets the next one that is better.
-    int with_room_in_its_window(int fd) {
-        for (int other = fd; other < slots - kRefusalSlots; ++other) {
-            Window& window = windows[static_cast<std::size_t>(other)];
-            window.update(log);
-            if (sockets.contains(other) || window.bytes() >= reserved_for(other)) continue;
-            if (other == fd) return fd;
-            const int moved = fcntl(fd, F_DUPFD, other);
-            if (moved < 0) return fd;
-            ::close(fd);
-            return moved;
-        }
-        return fd;
-    }
-
+    // Below `slots` a newcomer becomes a client. The last kRefusalSlots of them are for newcomers
+    // that are told 503: each waits there until it has read that. When these are taken, too, the
+    // newcomer is told 503 as well, but its socket is closed at once.
     void welcome(Client client, const std::string& address) {
         const int fd = client.fd;
-        say({"connect client ", std::to_string(fd), " from ", address});
-        if (fd >= slots - kRefusalSlots) {
+        print({"connect client ", std::to_string(fd), " from ", address});
+        if (fd < slots - kRefusalSlots) client.seat = free_seat();
+        if (client.seat == 0) {
             refuse(client, refusal("", "503 Service Unavailable", "no slot left"));
+            flush(client);
         }
-        if (fd < slots) {
-            sockets.emplace(fd, std::move(client));
+        if (fd >= slots) {
+            ::close(fd);
             return;
         }
-        // There is not even a slot in which to wait until it has read the 503. It gets what the
-        // kernel takes at once.
-        flush(client);
-        ::close(fd);
+        const int seat = client.seat;
+        sockets.emplace(fd, std::move(client));
+        window_of(seat).taken = true;
+    }
+
+    // Takes the first seat that is free and in whose window there is room. (A client that has left
+    // may have said so much that a newcomer with the same seat could say nothing.) 0: there is
+    // none.
+    int free_seat() {
+        for (int seat = 1; seat <= kSeats; ++seat) {
+            Window& window = window_of(seat);
+            if (!window.taken && window.bytes(log) < reserved_for(seat)) return seat;
+        }
+        return 0;
     }
 
     // --- receive ---------------------------------------------------------------------------------
 
-    // Begins behind the client that was the last to be received from in the round before. Otherwise
-    // those with low descriptors would always be the first to find room in the log.
-    void receive_all(const fd_set& readable) {
-        std::size_t senders = 0;
-        for (const auto& [fd, client] : sockets) {
-            if (FD_ISSET(fd, &readable)) ++senders;
-        }
-        const std::size_t most = kRoundBytes / std::max<std::size_t>(senders, 1);
+    // Begins after the client that was the last to be received from. Otherwise those with low
+    // descriptors would always be the first to find room in the log.
+    void receive_all(const fd_set& readable, int ready) {
+        const std::size_t most = kRoundBytes / static_cast<std::size_t>(std::max(ready, 1));
         auto next = sockets.upper_bound(last_served);
         for (std::size_t i = 0; i < sockets.size(); ++i) {
             if (next == sockets.end()) next = sockets.begin();
@@ -691,10 +678,12 @@ private:
             leave(client, "disconnect", "connection ended without Close");
             return;
         }
-        if (client.state != State::open) return;  // nothing counts that comes behind a Close
+        if (client.state != State::open) return;  // nothing counts that comes after a Close
         std::string_view input(buffer.data(), static_cast<std::size_t>(received));
         if (!client.handshake) do_handshake(client, input);
-        if (client.handshake) decode(client, input);
+        if (!client.is_peer()) return;
+        sign_of_life(client);
+        decode(client, input);
     }
 
     void do_handshake(Client& client, std::string_view& input) {
@@ -710,18 +699,18 @@ private:
         client.decoder.emplace();
         client.handshake = true;
         ++peers;
-        say({"shakeHands ", std::to_string(client.fd)});
+        print({"shakeHands ", std::to_string(client.fd)});
 
-        // What was said before is not for it. The response is sent now, because no byte of the log
-        // may come before it. A new socket has room for its 129 bytes; else something is wrong.
+        // What was said before is not for it. The response is sent now: frames may follow in the
+        // same input, and what they say must come after it. A new socket has room for its 129
+        // bytes; if not, something is wrong.
         client.position = log.end;
-        send(client, response->text);
+        send_later(client, response->text);
         flush(client);
         if (client.blocked) drop(client, "no room for the response");
     }
 
     void decode(Client& client, std::string_view input) {
-        sign_of_life(client);
         const std::size_t held_before = client.held();
         while (client.state == State::open) {
             Decoder& decoder = *client.decoder;
@@ -752,21 +741,20 @@ private:
     // Says a message: it goes into the log once, and from there to every peer, its sender too.
     void broadcast(const Client& sender, Opcode opcode, std::string_view payload) {
         const Header header = make_header(opcode, payload.size());
-        if (!quiet) {
-            say({"send file ", std::to_string(sender.fd), ": ", opcode_name(opcode), ", ",
+        if (!quiet) {  // asked here, because these texts take time
+            print({"send file ", std::to_string(sender.fd), ": ", opcode_name(opcode), ", ",
                  std::to_string(payload.size()), " bytes, to ", std::to_string(peers), " clients"});
         }
         if (tracing) terminal.line({"-> all: ", describe(header, opcode, payload)});
         log.append(header.bytes);
         log.append(payload);
-        Window& window = windows[static_cast<std::size_t>(sender.fd)];
-        window.said_since += header.bytes.size() + payload.size();
+        window_of(sender.seat).said_since += header.bytes.size() + payload.size();
     }
 
     // The memory of half-received messages is limited for all together, or a thousand clients could
-    // fill sixteen gigabytes. Before this recv() the sum was within the limit. Since then one
-    // client took more memory. The client that holds most holds at least as much as that client, so
-    // the sum is within the limit again when it is closed.
+    // fill sixteen gigabytes. Before this recv() the sum was within the limit; since then one
+    // client has taken more. When the client that holds most is closed, at least as much is given
+    // back.
     void limit_held() {
         std::size_t total = 0;
         Client* most = nullptr;
@@ -783,28 +771,18 @@ private:
     // A byte came from a peer, or it is not read by our own choice. A blocked peer is judged by
     // what it takes, in note_taken(), so for it this does nothing.
     void sign_of_life(Client& client) {
-        if (!client.handshake || client.state != State::open || client.blocked) return;
+        if (!client.is_peer() || client.blocked) return;
         client.deadline = now + kPingAfter;
         client.pinged = false;
     }
 
-    // When expire() must act. When a peer is far behind, others cannot say much until it goes, so
-    // it has less time: kFarBehindTime instead of the kStallTime that is in its deadline.
-    Clock::time_point deadline_of(const Client& client) const {
-        if (stopping) return std::min(client.deadline, stop_time);
-        const bool waits = client.blocked && client.state == State::open;
-        const bool far_behind = waits && log.end - client.position > kLogBytes / 2;
-        if (far_behind) return client.deadline - (kStallTime - kFarBehindTime);
-        return client.deadline;
-    }
-
-    // After receive_all() and flush_all(): what has come or could be sent in this round counts,
-    // even when the process did not run for a minute before.
+    // This comes after receive_all() and flush_all(), so that nobody is dropped whose bytes have
+    // come, or who could take some, when the process itself did not run for a minute.
     void expire_all() {
         for (auto& [fd, client] : sockets) {
             try {
                 if (stopping) say_goodbye(client);
-                if (now >= deadline_of(client)) expire(client);
+                if (now >= client.deadline) expire(client);
             } catch (const std::bad_alloc&) {
                 drop(client, "out of memory");
             }
@@ -813,7 +791,7 @@ private:
 
     void expire(Client& client) {
         if (client.state != State::open) {
-            drop(client, "");  // it had its time to read the last word and to close its side
+            drop(client, "");  // it had its time to read the last bytes and to close its side
         } else if (!client.handshake) {
             const std::string why = "no complete request within " + seconds(kHandshakeTime);
             refuse(client, refusal(client.request, "408 Request Timeout", why));
@@ -838,21 +816,19 @@ private:
 
     // --- flush -----------------------------------------------------------------------------------
 
-    // Adds bytes that are due to one client alone. They are sent when the round ends, and after all
-    // that has been said so far: the place of `own` moves to the end of the log. It cannot move
-    // when a part of `own` may have been sent already, because nothing may come inside a frame.
-    // (That is rare. A client that has not taken its answers is not received from, so only the
-    // server can have something to say to it then: a Close.)
-    void send(Client& client, std::string_view bytes) {
-        const bool may_be_half_sent =
-            client.blocked && !client.own.empty() && client.position == client.own_at;
+    // Adds bytes that are due to one client alone. They are sent when the round ends, after all
+    // that has been said so far: `own` moves to the end of the log. It cannot move when a part of
+    // it has been sent, because nothing may come inside a frame. (That is rare. A client that has
+    // not taken its answers is not received from, so only the server can have something to say to
+    // it then: a Close. What was said after `own` is then lost for it.)
+    void send_later(Client& client, std::string_view bytes) {
         client.own += bytes;
-        if (client.handshake && !may_be_half_sent) client.own_at = log.end;
+        if (client.handshake && !client.own_begun) client.own_at = log.end;
     }
 
     void send_frame(Client& client, Opcode opcode, std::string_view payload) {
         trace_frame(client.fd, opcode, payload);
-        send(client, encode(opcode, payload));
+        send_later(client, encode(opcode, payload));
     }
 
     void flush_all(const fd_set& writable) {
@@ -883,17 +859,17 @@ private:
         const bool was_blocked = client.blocked;
         client.blocked = !next_piece(client).empty();
         note_taken(client, was_blocked, taken);
-        client.own.shrink_to_fit();  // there may be a thousand
-        // After its last word, tell the client that nothing more comes, and read on until it closes
-        // its side, too. close() now, with bytes of the client unread, would make TCP send a RST.
-        // That could overtake the last word, and the client would never see it.
+        client.own.shrink_to_fit();  // it may have been large, and there may be 1000 clients
+        // After the last bytes for a client, shutdown() makes TCP send a FIN. Then the client is
+        // read until it closes its side, too. If close() came now, with bytes of the client unread,
+        // TCP would send a RST. That could overtake those last bytes, and they would be lost.
         if (client.state == State::closing && !client.blocked) shutdown(client.fd, SHUT_WR);
     }
 
-    // The position up to which the log is due to a client.
+    // The position up to which the log is due to a client: to a peer all of it, to others no more
+    // than what comes before `own`, even if that is empty.
     std::uint64_t due(const Client& client) const {
-        const bool open_peer = client.handshake && client.state == State::open;
-        return open_peer ? log.end : client.own_at;
+        return client.is_peer() ? log.end : client.own_at;
     }
 
     // The position up to which the log is sent next: the place of `own`, if there is any.
@@ -910,34 +886,39 @@ private:
 
     // The first `sent` bytes of next_piece() have been sent.
     void advance(Client& client, std::size_t sent) {
-        if (client.position < next_stop(client)) client.position += sent;
-        else client.own.erase(0, sent);
+        if (client.position < next_stop(client)) {
+            client.position += sent;
+        } else {
+            client.own.erase(0, sent);
+            client.own_begun = !client.own.empty();
+        }
     }
 
-    // Sets the deadline of a client that is or was blocked. A blocked client gains one second for
-    // every kLeastPace bytes that it takes, up to `patience` from now. (If any byte gave it the
-    // full patience, one byte in 29 s would keep it here for ever, and the log full.)
+    // Sets the deadline of a client that is or was blocked. When it begins to be blocked, or has
+    // been sent all at last, it has the full `patience` from now on. While it stays blocked, it
+    // gains one second for every kLeastPace bytes that it takes. (If any byte gave it the full
+    // patience, one byte in 29 s would keep it here for ever, and the log full.)
     void note_taken(Client& client, bool was_blocked, std::size_t taken) {
+        if (!client.blocked && !was_blocked) return;
         const bool open = client.state == State::open;
         const std::chrono::seconds patience = open ? kStallTime : kClosingTime;
         const std::chrono::milliseconds gained(1000 * taken / kLeastPace);
-        if (client.blocked && was_blocked) {
-            client.deadline = std::min(now + patience, client.deadline + gained);
-        } else if (client.blocked || was_blocked) {  // it begins to wait, or it has caught up
-            client.deadline = now + patience;
-            client.pinged = false;
-        }
+        const bool stays_blocked = client.blocked && was_blocked;
+        const auto latest = now + patience;
+        client.deadline = stays_blocked ? std::min(client.deadline + gained, latest) : latest;
+        client.pinged = false;
+        if (!client.blocked) sign_of_life(client);
     }
 
     // --- the end of a client ---------------------------------------------------------------------
 
-    // From here on it is no peer. What is due to it is still sent, then `last_word`, and then it
-    // has kClosingTime to close its side.
+    // From here on it is no peer, and what is said from now on is not due to it. What is due is
+    // still sent, then `last_bytes`, and then it has kClosingTime to close its side.
     void leave(Client& client, std::string_view verb, std::string_view why,
-               std::string_view last_word = "") {
+               std::string_view last_bytes = "") {
         if (client.state != State::open) return;
-        say({verb, " client ", std::to_string(client.fd), ": ", why});
-        send(client, last_word);
+        print({verb, " client ", std::to_string(client.fd), ": ", why});
+        send_later(client, last_bytes);
         client.state = State::closing;
         if (client.handshake) --peers;
         client.decoder.reset();
@@ -962,7 +943,8 @@ private:
     }
 
     // The one place that closes the socket of a client and erases it; all others only mark. (A
-    // newcomer that finds no slot never becomes a client.) Then the log forgets what everybody has.
+    // newcomer that finds no slot never becomes a client.) Then the log forgets what has been sent
+    // to everybody.
     void sweep() {
         const std::size_t clients = sockets.size();
         auto next = sockets.begin();
@@ -971,6 +953,7 @@ private:
             const bool all_done = client.ended && !client.blocked;
             if (client.state == State::gone || all_done) {
                 ::close(client.fd);
+                window_of(client.seat).taken = false;
                 next = sockets.erase(next);
             } else {
                 ++next;
@@ -987,7 +970,7 @@ private:
 
     // --- what it prints --------------------------------------------------------------------------
 
-    void say(std::initializer_list<std::string_view> parts) {
+    void print(std::initializer_list<std::string_view> parts) {
         if (!quiet) terminal.line(parts);
     }
 
@@ -1084,6 +1067,7 @@ int main(int argc, char* argv[]) {
         return help ? 0 : 2;
     }
     open_standard_descriptors();
+    keep_freed_memory();
     // Two signals would end the process: SIGPIPE, when the other side of a socket has gone, and
     // SIGXFSZ, when the file behind standard output may not grow. Now send() and write() fail.
     signal(SIGPIPE, SIG_IGN);

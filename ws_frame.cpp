@@ -134,13 +134,13 @@ std::string describe(const Header& header, Opcode kind, std::string_view payload
 //     first    second   third    fourth
 //     00..7F
 //     C2..DF   80..BF
-//     E0       A0..BF   80..BF              lower: a longer form of what has a shorter one
+//     E0       A0..BF   80..BF              below A0: that character has a shorter form
 //     E1..EC   80..BF   80..BF
-//     ED       80..9F   80..BF              higher: a surrogate, which is no character
+//     ED       80..9F   80..BF              above 9F: a surrogate, which is no character
 //     EE..EF   80..BF   80..BF
-//     F0       90..BF   80..BF   80..BF     lower: a longer form of what has a shorter one
+//     F0       90..BF   80..BF   80..BF     below 90: that character has a shorter form
 //     F1..F3   80..BF   80..BF   80..BF
-//     F4       80..8F   80..BF   80..BF     higher: past U+10FFFF, the last character
+//     F4       80..8F   80..BF   80..BF     above 8F: past U+10FFFF, the last character
 //
 // So it depends on the three bytes before a byte whether it must be a continuation byte (80..BF) or
 // must not be one. An example is the character U+674E, e6 9d 8e:
@@ -187,7 +187,9 @@ static bool is_ascii(std::string_view block) {
     return (any & 0x8080808080808080) == 0;
 }
 
-// No continuation byte is missing behind the last byte, the one before it, the one before that.
+// No continuation byte is missing: the last byte does not begin a character of two bytes or more,
+// the one before it none of three or more, the one before that none of four. (last_[2] is the
+// last.)
 bool Utf8::complete() const { return last_[2] < 0xC0 && last_[1] < 0xE0 && last_[0] < 0xF0; }
 
 bool Utf8::feed(std::string_view bytes) {
@@ -205,7 +207,7 @@ bool Utf8::feed_block(std::string_view block) {
         return true;
     }
     // The last bytes of the block before, then this block. If it is a short one, zeros follow, and
-    // what is said of them does not count.
+    // what wrong_bytes() says of them is not looked at.
     std::array<Byte, 3 + kBlock> bytes{last_[0], last_[1], last_[2]};
     std::memcpy(&bytes[3], block.data(), block.size());
     std::memcpy(last_.data(), &bytes[block.size()], last_.size());
@@ -226,7 +228,11 @@ std::string_view Decoder::frame_payload() const {
 
 Decoder::Event Decoder::feed(std::string_view& input) {
     if (code_ != 0) return Event::violation;
-    if (ended_) begin_frame(!input.empty());
+    const bool ended = header_.bytes.size() == header_bytes_ && left_ == 0;
+    if (ended) begin_frame();
+    // Between two messages, the next one can use the memory of the last one. But when nothing more
+    // has come, there may be no next one for long, and the memory is given back.
+    if (!inside_message() && input.empty()) std::string().swap(message_);
     while (header_.bytes.size() < header_bytes_) {
         if (input.empty()) return Event::need_more;
         const Byte byte = static_cast<Byte>(input.front());
@@ -237,23 +243,18 @@ Decoder::Event Decoder::feed(std::string_view& input) {
         if (input.empty()) return Event::need_more;
         if (!take_piece(input)) return Event::violation;
     }
-    ended_ = true;
     if (is_control()) return Event::control;
     return header_.fin ? Event::message : Event::fragment;
 }
 
-void Decoder::begin_frame(bool more_input) {
+// The next byte is the first one of a frame. header_ is still the header of the frame before it.
+void Decoder::begin_frame() {
     const bool message_ended = header_.fin && !is_control();
     if (message_ended) {
         message_opcode_ = Opcode::continuation;
         message_.clear();
         text_ = {};
     }
-    // Between two messages: the next one can use the memory of the last. When nothing more has
-    // come, there may be no next one for long, and the memory is given back.
-    const bool inside_message = message_opcode_ != Opcode::continuation;
-    if (!inside_message && !more_input) std::string().swap(message_);
-    ended_ = false;
     header_ = {};
     header_bytes_ = 2;
     length_bytes_ = 0;
@@ -285,20 +286,20 @@ bool Decoder::take_header_byte(Byte byte) {
 bool Decoder::check_first_byte(Byte byte) {
     header_.fin = (byte & 0x80) != 0;
     header_.opcode = static_cast<Opcode>(byte & 0x0F);
-    const bool inside_message = message_opcode_ != Opcode::continuation;
     const bool continues = header_.opcode == Opcode::continuation;
     if ((byte & 0x70) != 0) return broken("reserved bit set");
     if (opcode_name(header_.opcode).empty()) return broken("reserved opcode");
     if (is_control() && !header_.fin) return broken("fragmented control frame");
     if (is_control()) return true;
-    if (continues && !inside_message) return broken("continuation of no message");
+    if (continues && !inside_message()) return broken("continuation of no message");
     if (continues) return true;
-    if (inside_message) return broken("new message inside a fragmented one");
+    if (inside_message()) return broken("new message inside a fragmented one");
     message_opcode_ = header_.opcode;
     return true;
 }
 
-// MASK, and a length of up to 125, or what says how many bytes of length follow.
+// The bit MASK, and seven bits: a length of up to 125, or 126 or 127, which say how many bytes of
+// length follow.
 bool Decoder::check_second_byte(Byte byte) {
     const bool masked = (byte & 0x80) != 0;
     const std::size_t seven_bits = byte & 0x7F;
@@ -329,7 +330,7 @@ bool Decoder::check_length() {
     const bool too_big = !is_control() && length > kMaxMessageBytes - message_.size();
     if (too_big) return broken("message over 16 MiB", kTooBig);
     left_ = static_cast<std::size_t>(length);
-    return check_end();
+    return check_end();  // which finds something to do when the length is 0
 }
 
 // The last byte of the key has come.
@@ -366,13 +367,13 @@ bool Decoder::check_close(std::size_t start) {
     const bool standard = (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014);
     const bool private_use = code >= 3000 && code <= 4999;
     if (!standard && !private_use) return broken("Close code not allowed");
-    const std::size_t behind_code = std::max<std::size_t>(start, 2);
-    const std::string_view text = std::string_view(control_).substr(behind_code);
+    const std::size_t text_start = std::max<std::size_t>(start, 2);  // the code is no text
+    const std::string_view text = std::string_view(control_).substr(text_start);
     if (!close_reason_.feed(text)) return broken("not UTF-8", kNotUtf8);
     return true;
 }
 
-// When all has come: a text does not end inside a character.
+// When the last byte of a payload has come: a text must not end inside a character.
 bool Decoder::check_end() {
     if (left_ > 0 || !header_.fin) return true;
     const bool text_cut = opcode() == Opcode::text && !text_.complete();

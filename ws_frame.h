@@ -10,6 +10,7 @@
 #include <string_view>
 
 constexpr std::uint64_t kMaxMessageBytes = 16 << 20;  // after reassembly; past it: 1009
+constexpr std::size_t kMaxHeader = 10;                // bytes, of a frame that is not masked
 
 // RFC 6455 11.8. From 8 on they are control frames: short, never fragmented, and allowed between
 // the fragments of a message.
@@ -25,8 +26,8 @@ constexpr std::uint16_t kTooBig = 1009;
 
 using MaskingKey = std::array<unsigned char, 4>;
 
-// RFC 6455 5.2: what stands in front of a payload. While a header is being received, a field that
-// has not come has no value yet.
+// RFC 6455 5.2: what stands in front of a payload. While a header is being received, `length`
+// and `key` have no value until all their bytes have come.
 struct Header {
     bool fin = true;
     Opcode opcode = Opcode::continuation;
@@ -73,7 +74,7 @@ public:
 private:
     bool feed_block(std::string_view block);
 
-    std::array<unsigned char, 3> last_{};  // what may come next depends on these three bytes alone
+    std::array<unsigned char, 3> last_{};  // the last three bytes: they say what may come next
 };
 
 // RFC 6455 5.4 to 5.6 and 7.4: is fed with whatever recv() returned, and hands out frames and
@@ -89,7 +90,8 @@ public:
 
     explicit Decoder(Role role = Role::server) : role_(role) {}
 
-    // Takes bytes off the front of `input`, up to the end of the next frame or the first bad byte.
+    // Takes bytes off the front of `input`, up to the end of the next frame. A violation is found
+    // as soon as its first bad byte is there.
     Event feed(std::string_view& input);
 
     // The frame that has just ended, or that broke the protocol; until the next feed().
@@ -101,13 +103,15 @@ public:
     std::uint16_t code() const { return code_; }         // of the violation
     std::string_view reason() const { return reason_; }  // of the violation, a literal
 
-    // Of the message whose end has not come: bytes that have come, bytes of memory taken for them.
-    std::size_t pending() const { return message_.size(); }
+    // Of a message that has not ended: how long the frame would be in which what has come of it is
+    // sent, or longer; and the bytes of memory that are taken for it.
+    std::size_t pending() const { return inside_message() ? kMaxHeader + message_.size() : 0; }
     std::size_t held() const { return message_.capacity(); }
 
 private:
+    bool inside_message() const { return message_opcode_ != Opcode::continuation; }
     bool is_control() const { return header_.opcode >= Opcode::close; }
-    void begin_frame(bool more_input);
+    void begin_frame();
 
     // These return false when the protocol was broken.
     bool broken(std::string_view reason, std::uint16_t code = kProtocolError);
@@ -123,7 +127,6 @@ private:
     void make_room(std::size_t bytes);
 
     Role role_;
-    bool ended_ = true;              // the frame is whole: the next byte begins another
     Header header_;                  // of this frame, as far as it has come
     std::size_t length_bytes_ = 0;   // of the extended length in the header: 0, 2 or 8
     std::size_t header_bytes_ = 0;   // of the whole header; its second byte tells it

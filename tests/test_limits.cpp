@@ -991,18 +991,18 @@ TEST_SUITE("slow") {
         CHECK(alone.next_frame().header.opcode == Opcode::ping);
     }
 
-    TEST_CASE("who is more than half of the log behind is dropped after 15 s; nobody has to wait for 30 s") {
+    TEST_CASE("who takes nothing while half of the log waits for it is dropped after 30 s, and then there is room") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
         const FullLog full(server, bystanders);
         const auto start = Clock::now();
         const int before = server.descriptors();
-        while (server.descriptors() == before && seconds_since(start) < 60) {
+        while (server.descriptors() == before && seconds_since(start) < 90) {
             bystanders.chat();
             bystanders.a.silent(100ms);  // whether it is or not: those who flood go on as soon as there is room
         }
-        CHECK(seconds_since(start) > 12);
-        CHECK(seconds_since(start) < 25);
+        CHECK(seconds_since(start) > 25);
+        CHECK(seconds_since(start) < 50);
         bystanders.chat(2 * kMiB);
     }
 

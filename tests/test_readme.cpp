@@ -84,9 +84,8 @@ const std::vector<Exempt> kNotLookedUp{
 };
 
 // Constants of the server's limits that the README does not tell: they are parts of others.
-const std::set<std::string> kNotTold{"kAcceptPause",     "kCommonBytes",  "kLeastPace",
-                                     "kAcceptsPerRound", "kRefusalSlots", "kStoppingTime",
-                                     "kHeaderBytes"};
+const std::set<std::string> kNotTold{"kAcceptPause",     "kCommonBytes", "kAcceptsPerRound",
+                                     "kRefusalSlots", "kStoppingTime", "kKeptBytes"};
 
 // --- the README and the sources ------------------------------------------------------------------
 
