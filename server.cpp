@@ -10,14 +10,14 @@
 // in WS::wait(). There are three kinds of failure, and each is handled in one way:
 //   1. The server cannot start: one line that says why, exit 1 (die).
 //   2. A client breaks the protocol, its socket fails, or it is silent: that client is removed
-//      (refuse, close, drop), and the others notice nothing.
+//      (leave), and the others notice nothing.
 //   3. EINTR, EAGAIN, EMFILE and the like are expected: they are handled where they occur.
 //
 // Words that this file uses:
 //   peer       a client whose opening handshake is done
 //   to say     a client says a message: the message is appended to the log, which goes to all peers
 //   due        bytes are due to a client: they are to be sent to it, and have not been sent yet
-//   blocked    a client is blocked: bytes are due to it, and the kernel takes no more of them now
+//   blocked    a client is blocked: bytes are due to it that could not be sent in the last round
 //   read set   what select() watches for reading: recv() or accept() would not have to wait
 //   write set  what select() watches for writing: send() would not have to wait
 //   TCP FIN    the other side will send no more: recv() returns 0. (FIN alone is a frame's bit.)
@@ -111,11 +111,11 @@ constexpr std::size_t kCommonBytes = kLogBytes - reserved_for_all();
 
 constexpr std::size_t kHeldBytes = 40 * kMiB;      // half-received messages of all; past it: 1009
 constexpr std::size_t kRoundBytes = kMiB;          // received from all clients in one round
-constexpr std::size_t kReceiveBytes = 32 * kKiB;   // received from one client in one round
+constexpr std::size_t kReceiveBytes = 64 * kKiB;   // received from one client in one round
 constexpr std::size_t kSendBytes = kMiB;           // sent to one client in one round
-constexpr std::size_t kLeastPace = kKiB;           // a blocked client gains 1 s by taking this
+constexpr std::size_t kLeastPace = kKiB;           // to be taken in 1 s by a client that is blocked
 constexpr std::size_t kTerminalBytes = 64 * kKiB;  // lines that standard output has not taken yet
-constexpr int kKeptBytes = 16 * 1024 * 1024;       // freed memory that is kept for later
+constexpr int kKeptBytes = 8 * 1024 * 1024;        // freed memory that is kept for later
 constexpr int kSocketBytes = 128 * 1024;           // the kernel's send buffer of one client
 constexpr int kAcceptsPerRound = 64;               // newcomers let in during one round
 constexpr int kRefusalSlots = 8;                   // clients that are told 503 at the same time
@@ -134,7 +134,7 @@ constexpr timespec kMoment{0, 10'000'000};  // 10 ms, for pselect()
 #ifdef __GLIBC__
 void keep_freed_memory() {
     mallopt(M_TRIM_THRESHOLD, kKeptBytes);
-    mallopt(M_MMAP_THRESHOLD, 2 * kKeptBytes);
+    mallopt(M_MMAP_THRESHOLD, 4 * kKeptBytes);
 }
 void give_memory_back() { malloc_trim(0); }
 #else
@@ -224,8 +224,8 @@ struct Log {
 
     std::size_t size() const { return static_cast<std::size_t>(end - oldest); }
 
-    // Free bytes of the common part. The log does not remember which part a byte was said in, so
-    // all its bytes are counted here. The result may be less than the truth, never more.
+    // By their shares, clients may fill the log up to kCommonBytes. This is how much there is still
+    // room for. (All bytes in the log count, also those for which a seat's reserve was used.)
     std::size_t common_room() const { return kCommonBytes - std::min(kCommonBytes, size()); }
 
     std::size_t place_of(std::uint64_t position) const {
@@ -251,9 +251,9 @@ struct Log {
         return {&buffer[place], static_cast<std::size_t>(size)};
     }
 
-    // Nobody needs a byte before this position any more. When nobody needs any byte, the next
-    // message goes to the start of the buffer: that memory was used a moment ago, so it is still in
-    // the processor's cache.
+    // Nobody needs a byte before this position any more. When nobody needs any byte, the log is
+    // empty, and the next message can go to the start of the buffer: that memory was used a moment
+    // ago, so it is still in the processor's cache.
     void forget(std::uint64_t before) {
         oldest = before;
         if (oldest == end) start = end;
@@ -261,21 +261,23 @@ struct Log {
 };
 
 // A client's window is how many bytes it said that are still in the log, because some peer has not
-// been sent them yet. The messages are not remembered one by one. There are two sums, split at a
-// position of the log, the mark:
+// been sent them yet. To know it exactly, each message would have to be remembered. Two sums are
+// enough. They count what was said before and after a position of the log, the mark:
 //
 //        |---- said_before ----|---- said_since ----|
 //                             mark               log.end
 //
-// When the oldest byte of the log has passed the mark, all of said_before has been sent to
-// everybody. Then said_since becomes said_before, and the mark moves to the end. An example: the
-// mark is at 100. A client says 30 bytes, so said_since is 30. When every peer has been sent the
-// log up to 100, said_before becomes 30, and the mark moves to the log's end, say 500. When every
-// peer has been sent the log up to 500, those 30 are forgotten, too. (Perhaps they were sent long
-// before that. So bytes() may be more than the truth, never less.)
+// When everybody has been sent the log up to the mark, nothing of said_before is in the log any
+// more. Then a new mark is set, at the end of the log, and what was said_since is now before it.
 //
-// A seat has one window for all who sit there, one after the other. If a client that comes back had
-// a new one, it could fill the log by leaving again and again.
+// An example: the mark is at 100. A client says 30 bytes: said_since is 30. When everybody has been
+// sent the log up to 100, the log's end is at 500. So the mark is set to 500, said_before is 30,
+// and said_since is 0. When everybody has been sent the log up to 500, said_before is 0. (Perhaps
+// those 30 bytes had been sent to everybody before that. So bytes() may be too large, never too
+// small.)
+//
+// There is one window for each seat, for all clients that have the seat, one after the other. If a
+// client that comes back had a new one, it could fill the log by leaving again and again.
 struct Window {
     bool taken = false;  // a client has this seat
     std::uint64_t mark = 0;
@@ -321,12 +323,11 @@ enum class State { open, closing, gone };
 //    the log:    |=== position ... own_at ===|       |=== own_at ... end ===|
 //    for it:                                 [ own ]
 //
-// A client that is closing is due nothing after `own`, whose last bytes are a Close frame: the log
-// ends at own_at for it. To a client without handshake nothing of the log is due: its position and
-// own_at are both 0.
+// To a client that is closing nothing is due after `own`: for it the log ends at own_at. To a
+// client without handshake nothing of the log is due: its position and own_at are both 0.
 struct Client {
     int fd;
-    bool handshake = false;            // done: it speaks frames. (The PHP demo has one for all.)
+    bool handshake = false;            // done: it speaks frames. (In PHP one flag for all clients.)
     State state = State::open;
     bool ended = false;                // its TCP FIN has come: there is nothing to receive
     bool blocked = false;              // not all that is due could be sent: it is in the write set
@@ -359,8 +360,8 @@ volatile sig_atomic_t caught = 0;
 
 extern "C" void on_signal(int) { caught = 1; }
 
-// Returns the signal mask for pselect(): what was blocked when the server was started is blocked,
-// but the three signals are not.
+// Returns the signal mask for pselect(): the mask with which the server was started, without the
+// three signals.
 sigset_t block_signals() {
     sigset_t outside;
     sigemptyset(&stop_signals);
@@ -522,11 +523,13 @@ private:
 
     // How many bytes may be received from a client now; 0: it is not in the read set. All that is
     // received may become messages, and when a long message ends, all of it goes into the log at
-    // once. So there must be room for it in the log before it is received. An example: there are 10
-    // peers, and one of them reads slowly. Each peer has a share of 2.4 MiB. One that chats is
-    // always read. One that says 3 MiB in short messages is not read any more when 2.4 MiB of them
-    // have not been sent to the slow peer. One that says a message of 5 MiB is read while the
-    // common part of the log has room for 16 MiB.
+    // once. So there must be room for it in the log before it is received.
+    //
+    // An example: there are 20 peers, and one of them reads slowly. Each peer has a share of 1.2
+    // MiB. The client in seat 10 has 256 KiB reserved. When it only chats, it is always read. If it
+    // says 3 MiB in short messages, it is not read any more when 1.2 MiB of them have not been sent
+    // to the slow peer. If it says a message of 5 MiB, it is read while the log has room for 16
+    // MiB. If others have filled the log, it can still say 256 KiB.
     std::size_t allowance(const Client& client) {
         if (client.ended || client.state == State::gone) return 0;
         if (client.state == State::closing) return kReceiveBytes;  // only to see its TCP FIN
@@ -537,17 +540,17 @@ private:
         const std::size_t reserved = reserved_for(client.seat);
         const std::size_t room = log.common_room();
 
-        // 1. It has not used up its share. The common part has room for what has come of its
-        // message
+        // 1. It has not used up its share, and the log has room for what has come of its message
         //    and for this recv().
         const bool within_share = said + pending < share && pending + kReceiveBytes <= room;
         if (within_share) return std::min(share - said - pending, kReceiveBytes);
         // 2. Its message is longer than its share. How long it will be is not known, because more
-        //    fragments may come. So the common part must have room for the longest message.
+        //    fragments may come. So the log must have room for the longest message.
         const bool longest_fits = said < share && kMaxMessageBytes + kReceiveBytes <= room;
         if (longest_fits) return kReceiveBytes;
-        // 3. It has not used up what is reserved for its seat. Rules 1 and 2 use the common part
-        //    only, so there is room for this in the other part.
+        // 3. It has not used up what is reserved for its seat. By rules 1 and 2 clients fill the
+        //    log up to kCommonBytes at the most. What is left of it is as large as all that is
+        //    reserved, so there is room.
         if (said + pending < reserved) return std::min(reserved - said - pending, kReceiveBytes);
         return 0;
     }
@@ -602,7 +605,7 @@ private:
                 return;
             }
             fcntl(fd, F_SETFL, O_NONBLOCK);
-            // TCP_NODELAY: a small frame is sent at once, also while another one is on its way.
+            // Without TCP_NODELAY, a small frame is held back until the last one is acknowledged.
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &kYes, sizeof kYes);
             try {
                 welcome(Client{.fd = fd, .deadline = now + kHandshakeTime}, numeric(address, size));
@@ -612,9 +615,9 @@ private:
         }
     }
 
-    // Below `slots` a newcomer becomes a client. The last kRefusalSlots of them are for newcomers
-    // that are told 503: each waits there until it has read that. When these are taken, too, the
-    // newcomer is told 503 as well, but its socket is closed at once.
+    // A newcomer becomes a client if its descriptor is below `slots`. In the last kRefusalSlots of
+    // these it is told 503, and has its place there until it has read that; also when there is no
+    // seat. From `slots` on it is told 503, too, but there its socket is closed at once.
     void welcome(Client client, const std::string& address) {
         const int fd = client.fd;
         print({"connect client ", std::to_string(fd), " from ", address});
@@ -632,9 +635,8 @@ private:
         window_of(seat).taken = true;
     }
 
-    // Takes the first seat that is free and in whose window there is room. (A client that has left
-    // may have said so much that a newcomer with the same seat could say nothing.) 0: there is
-    // none.
+    // Returns the first seat that is free and in whose window there is room; 0: there is none. (A
+    // client that has left may have said so much that a newcomer in its seat could say nothing.)
     int free_seat() {
         for (int seat = 1; seat <= kSeats; ++seat) {
             Window& window = window_of(seat);
@@ -645,8 +647,9 @@ private:
 
     // --- receive ---------------------------------------------------------------------------------
 
-    // Begins after the client that was the last to be received from. Otherwise those with low
-    // descriptors would always be the first to find room in the log.
+    // All that is received in one round is limited, so that no round takes long; each client may
+    // have an equal part of it. Begins after the client that was the last to be received from:
+    // otherwise those with low descriptors would always be the first to find room in the log.
     void receive_all(const fd_set& readable, int ready) {
         const std::size_t most = kRoundBytes / static_cast<std::size_t>(std::max(ready, 1));
         auto next = sockets.upper_bound(last_served);
@@ -753,8 +756,7 @@ private:
 
     // The memory of half-received messages is limited for all together, or a thousand clients could
     // fill sixteen gigabytes. Before this recv() the sum was within the limit; since then one
-    // client has taken more. When the client that holds most is closed, at least as much is given
-    // back.
+    // client has taken more. The client that holds most holds at least that much, and is closed.
     void limit_held() {
         std::size_t total = 0;
         Client* most = nullptr;
@@ -817,10 +819,10 @@ private:
     // --- flush -----------------------------------------------------------------------------------
 
     // Adds bytes that are due to one client alone. They are sent when the round ends, after all
-    // that has been said so far: `own` moves to the end of the log. It cannot move when a part of
-    // it has been sent, because nothing may come inside a frame. (That is rare. A client that has
-    // not taken its answers is not received from, so only the server can have something to say to
-    // it then: a Close. What was said after `own` is then lost for it.)
+    // that has been said so far: own_at moves to the end of the log. It cannot move when a part of
+    // `own` has been sent, because nothing may come inside a frame. (That is rare. A client that
+    // has not taken its answers is not received from, so only the server can have something to say
+    // to it then: a Close. What was said after `own` is then lost for it.)
     void send_later(Client& client, std::string_view bytes) {
         client.own += bytes;
         if (client.handshake && !client.own_begun) client.own_at = log.end;
@@ -894,31 +896,34 @@ private:
         }
     }
 
-    // Sets the deadline of a client that is or was blocked. When it begins to be blocked, or has
-    // been sent all at last, it has the full `patience` from now on. While it stays blocked, it
-    // gains one second for every kLeastPace bytes that it takes. (If any byte gave it the full
-    // patience, one byte in 29 s would keep it here for ever, and the log full.)
+    // Sets the deadline of a client that is or was blocked. While it stays blocked, it has one
+    // second more for every kLeastPace bytes that it takes, up to `latest`. (If it had the full
+    // time for any byte that it takes, one byte in 29 s would keep it here for ever, and the log
+    // full.)
     void note_taken(Client& client, bool was_blocked, std::size_t taken) {
-        if (!client.blocked && !was_blocked) return;
         const bool open = client.state == State::open;
-        const std::chrono::seconds patience = open ? kStallTime : kClosingTime;
+        const Clock::time_point latest = now + (open ? kStallTime : kClosingTime);
         const std::chrono::milliseconds gained(1000 * taken / kLeastPace);
-        const bool stays_blocked = client.blocked && was_blocked;
-        const auto latest = now + patience;
-        client.deadline = stays_blocked ? std::min(client.deadline + gained, latest) : latest;
-        client.pinged = false;
-        if (!client.blocked) sign_of_life(client);
+        if (client.blocked && !was_blocked) {  // it begins to be blocked
+            client.deadline = latest;
+        } else if (client.blocked) {  // it stays blocked
+            client.deadline = std::min(client.deadline + gained, latest);
+        } else if (was_blocked) {  // all has been sent to it at last
+            client.deadline = now + (open ? kPingAfter : kClosingTime);
+            client.pinged = false;
+        }
     }
 
     // --- the end of a client ---------------------------------------------------------------------
 
-    // From here on it is no peer, and what is said from now on is not due to it. What is due is
-    // still sent, then `last_bytes`, and then it has kClosingTime to close its side.
+    // Each client ends here. From now on it is no peer, and what others say now is not due to it.
+    // What is due up to `own` is still sent, with `last_bytes` at the end of `own`. Then it has
+    // kClosingTime to close its side.
     void leave(Client& client, std::string_view verb, std::string_view why,
                std::string_view last_bytes = "") {
         if (client.state != State::open) return;
         print({verb, " client ", std::to_string(client.fd), ": ", why});
-        send_later(client, last_bytes);
+        send_later(client, last_bytes);  // sets own_at, where the log ends for it, in any case
         client.state = State::closing;
         if (client.handshake) --peers;
         client.decoder.reset();

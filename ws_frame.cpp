@@ -58,7 +58,7 @@ std::uint16_t close_code(std::string_view payload) {
 
 void apply_mask(std::span<char> bytes, const MaskingKey& key, std::uint64_t offset) {
     // Byte i of a payload is masked with byte i % 4 of the key. This is the key again and again,
-    // beginning with its byte for `offset`.
+    // beginning with its byte for `offset`. It fits each block: kBlock is a multiple of 4.
     const std::size_t first = static_cast<std::size_t>(offset % key.size());
     std::array<char, kBlock> pattern{};
     for (std::size_t i = 0; i < kBlock; ++i) {
@@ -228,6 +228,7 @@ std::string_view Decoder::frame_payload() const {
 
 Decoder::Event Decoder::feed(std::string_view& input) {
     if (code_ != 0) return Event::violation;
+    // All of a frame has come; or there has been none yet, and all is 0.
     const bool ended = header_.bytes.size() == header_bytes_ && left_ == 0;
     if (ended) begin_frame();
     // Between two messages, the next one can use the memory of the last one. But when nothing more
@@ -360,7 +361,7 @@ bool Decoder::take_piece(std::string_view& input) {
 }
 
 // RFC 6455 5.5.1: a code, which must be one that may be sent (7.4 and the IANA registry), then
-// text. `start`: where in the payload the piece begins that has just come.
+// text. `start`: the payload's first byte that has not been checked.
 bool Decoder::check_close(std::size_t start) {
     if (control_.size() < 2) return true;
     const std::uint16_t code = close_code(control_);

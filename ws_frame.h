@@ -103,8 +103,8 @@ public:
     std::uint16_t code() const { return code_; }         // of the violation
     std::string_view reason() const { return reason_; }  // of the violation, a literal
 
-    // Of a message that has not ended: how long the frame would be in which what has come of it is
-    // sent, or longer; and the bytes of memory that are taken for it.
+    // Of a message that has not ended. pending(): how many bytes will be sent to each peer for what
+    // has come of it, with the header, or a few more. held(): bytes of memory that it has taken.
     std::size_t pending() const { return inside_message() ? kMaxHeader + message_.size() : 0; }
     std::size_t held() const { return message_.capacity(); }
 

@@ -178,7 +178,7 @@ std::optional<Response> take_request(std::string& request, std::string_view& inp
         const bool full = request.size() == kMaxRequestBytes;
         const bool get = request.starts_with("GET ");
         if (full && get) return refusal(request, kTooLarge, "over 8 KiB of header");
-        if (full) return answer(request);  // another method is refused as such, not as too long
+        if (full) return answer(request);  // it is no GET, so this refuses it
         request += input.front();
         input.remove_prefix(1);
         const std::string_view wrong = check_last_byte(request);

@@ -23,7 +23,7 @@ std::optional<std::string_view> get_key(std::string_view request);
 std::string accept_key(std::string_view key);
 
 // The answer to a request that ends with its blank line: 101, or the first refusal that applies.
-// (A request that is too long is cut. If it is no GET, this refuses it all the same.)
+// (take_request() cuts a request that is too long. If it is no GET, this refuses it all the same.)
 Response answer(std::string_view request);
 
 // A complete HTTP response that turns the client away. `request` is what has come of its request,
