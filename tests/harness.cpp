@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sys/prctl.h>
@@ -270,14 +271,11 @@ long Server::status_bytes(std::string_view field) const {
     fail("no " + std::string(field) + " in /proc");
 }
 
-long Process::cpu_ticks() const {
-    std::ifstream stat("/proc/" + std::to_string(pid()) + "/stat");
-    std::string line;
-    std::getline(stat, line);
-    if (line.find(')') == line.npos) fail("no /proc of the server");
-    std::istringstream fields(line.substr(line.rfind(')') + 1));  // the name, field 2, may have blanks
-    const std::vector<std::string> third{std::istream_iterator<std::string>(fields), {}};
-    return std::stol(third.at(14 - 3)) + std::stol(third.at(15 - 3));
+double Process::cpu_seconds() const {
+    clockid_t clock{};
+    timespec time{};
+    expect(clock_getcpuclockid(pid_, &clock) == 0 && clock_gettime(clock, &time) == 0, "CPU clock");
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
 }
 
 int Server::descriptors() const {
@@ -337,13 +335,18 @@ int Peer::port() const {
     return ntohs(reinterpret_cast<const sockaddr_in&>(own).sin_port);  // where an IPv6 address has it, too
 }
 
+bool Peer::send_some(std::string_view& bytes) {
+    const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (sent > 0) bytes.remove_prefix(static_cast<std::size_t>(sent));
+    return sent >= 0 || errno == EAGAIN;
+}
+
 bool Peer::try_send(std::string_view bytes) {
     const auto deadline = Clock::now() + kPatience;
     while (!bytes.empty()) {
-        const ssize_t sent = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-        if (sent < 0 && errno != EAGAIN) return false;
-        if (sent >= 0) bytes.remove_prefix(static_cast<std::size_t>(sent));
-        if (sent >= 0) continue;
+        const std::size_t before = bytes.size();
+        if (!send_some(bytes)) return false;
+        if (bytes.size() < before) continue;
         pollfd end{fd_, static_cast<short>(ended_ ? POLLOUT : POLLOUT | POLLIN), 0};
         if (poll(&end, 1, milliseconds(deadline - Clock::now())) == 0) fail("the server does not receive");
         if (end.revents & POLLIN) fill(deadline);
@@ -387,6 +390,14 @@ std::string Peer::receive(std::size_t size) {
     const auto deadline = Clock::now() + kPatience;
     while (unread().size() < size && fill(deadline)) {}
     return take(size);
+}
+
+std::string Peer::receive_some() {
+    const auto deadline = Clock::now() + kPatience;
+    while (unread().empty()) {
+        if (!fill(deadline)) fail("the connection's end");
+    }
+    return take(unread().size());
 }
 
 std::string Peer::receive_until(std::string_view end) {

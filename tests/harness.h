@@ -43,7 +43,7 @@ public:
     std::string wait_for(std::string_view text);  // until stdout has `text`: all of stdout so far
     const std::string& out();                     // stdout so far
     const std::string& err();                     // stderr so far
-    long cpu_ticks() const;                       // user and system, in clock ticks
+    double cpu_seconds() const;                   // user and system
     void stop_reading() { reading_ = false; }     // its stdout fills up from now on
     void go_on_reading() { reading_ = true; }
 
@@ -101,11 +101,13 @@ public:
 
     int fd() const { return fd_; }
     int port() const;                             // its own
+    bool send_some(std::string_view& bytes);      // takes off the front what goes at once; false as below
     bool try_send(std::string_view bytes);        // false when the connection is broken
     void send(std::string_view bytes);            // all of them, reading meanwhile so that nobody blocks
     void send_slowly(std::string_view bytes);     // byte by byte, each in a segment of its own
     void send_frame(Opcode opcode, std::string_view payload, bool fin = true);
     std::string receive(std::size_t size);        // exactly so many bytes, less at the end of the connection
+    std::string receive_some();                   // what has come, at least one byte
     std::string receive_until(std::string_view end);
     std::string receive_all();                    // to the end of the connection
     std::string refusal();                        // the same: an HTTP response, which must be a complete refusal
