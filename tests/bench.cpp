@@ -1,7 +1,7 @@
 // make bench: what a delivery costs ./server, and what it costs a bare floor under the same load in
 // the same run. A delivery is one message that reaches one peer.
 //
-//   build/bench [NAME...]     only the scenarios whose names begin so
+//   build/bench [NAME]     all scenarios, or only that of this name
 //
 // The floor is a select() loop that does the same work on the wire and nothing else: it answers
 // every request with the same 101, checks nothing, limits nothing and knows no chat. It shows what
@@ -17,18 +17,15 @@
 #include <poll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -39,55 +36,38 @@
 
 namespace {
 
-constexpr std::size_t kKiB = 1024;
-constexpr std::size_t kMiB = 1024 * kKiB;
-constexpr int kYes = 1;  // for setsockopt()
-
 [[noreturn]] void fail(const std::string& what) { throw std::runtime_error(what); }
 
 // --- the floor -----------------------------------------------------------------------------------
 
-// Bytes in memory of a fixed size, which is more than this load needs. Pages that were never
-// written to cost nothing.
-struct Buffer {
-    std::size_t room;
-    std::unique_ptr<char[]> data{new char[room]};
-    std::size_t size = 0;
-
-    char* end() { return data.get() + size; }
-
-    void drop_front(std::size_t count) {
-        size -= count;
-        std::memmove(data.get(), data.get() + count, size);
-    }
-};
+// More than this load needs. Memory that is never written to costs nothing.
+constexpr std::size_t kInBytes = 4 << 20;
 
 struct Connection {
     int fd;
-    bool upgraded = false;  // it speaks frames
-    Buffer in{4 * kMiB};    // received, but not a whole frame yet
-    std::size_t sent = 0;   // so many bytes of the log
+    bool upgraded = false;                           // it has been sent the 101: it speaks frames
+    std::unique_ptr<char[]> in{new char[kInBytes]};  // received, but not a whole frame yet
+    std::size_t in_bytes = 0;                        // so many
+    std::size_t sent = 0;                            // so many bytes of the log
 };
 
+// It can be so short because it knows its load: everybody joins before the first message, the
+// frames are right, and nobody leaves before all is measured.
 class Floor {
 public:
-    Floor() : master_(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)) {
-        sockaddr_in place{};
+    Floor() {
+        sockaddr_in place{};  // port 0: any that is free
         place.sin_family = AF_INET;
         place.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof place;
-        auto* address = reinterpret_cast<sockaddr*>(&place);
-        if (bind(master_, address, size) != 0 || listen(master_, SOMAXCONN) != 0) fail("listen");
-        getsockname(master_, address, &size);
-        std::printf("floor on 127.0.0.1:%d\n", ntohs(place.sin_port));
-        std::fflush(stdout);
+        if (bind(master_, reinterpret_cast<sockaddr*>(&place), sizeof place) != 0) fail("bind");
+        if (listen(master_, SOMAXCONN) != 0) fail("listen");
     }
 
     [[noreturn]] void run() {
         while (true) {
             fd_set readable;
             fd_set writable;
-            int highest = fill(readable, writable);
+            const int highest = fill(readable, writable);
             select(highest + 1, &readable, &writable, nullptr, nullptr);
             for (Connection& from : connections_) {
                 if (FD_ISSET(from.fd, &readable)) receive(from);
@@ -99,7 +79,7 @@ public:
     }
 
 private:
-    // Everybody is waited for who may send, and who has not been sent all. Returns the highest.
+    // Who may say something, and who has not been sent all yet. Returns the highest descriptor.
     int fill(fd_set& readable, fd_set& writable) const {
         FD_ZERO(&readable);
         FD_ZERO(&writable);
@@ -107,7 +87,7 @@ private:
         int highest = master_;
         for (const Connection& one : connections_) {
             FD_SET(one.fd, &readable);
-            if (one.upgraded && one.sent < log_.size) FD_SET(one.fd, &writable);
+            if (one.sent < log_.size()) FD_SET(one.fd, &writable);
             highest = std::max(highest, one.fd);
         }
         return highest;
@@ -117,75 +97,79 @@ private:
         const int fd = accept4(master_, nullptr, nullptr, SOCK_NONBLOCK);
         if (fd < 0) return;
         if (fd >= FD_SETSIZE) fail("too many connections");
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &kYes, sizeof kYes);
+        const int yes = 1;
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
         connections_.push_back({fd});
     }
 
-    // The load ends this process before it closes its connections: nobody leaves.
     void receive(Connection& from) {
-        const ssize_t size = recv(from.fd, from.in.end(), from.in.room - from.in.size, 0);
-        if (size <= 0) return;
+        char* const free = from.in.get() + from.in_bytes;
+        const ssize_t received = recv(from.fd, free, kInBytes - from.in_bytes, 0);
+        if (received < 0) return;
+        if (received == 0) std::exit(0);  // the first one leaves: all has been measured
         if (!from.upgraded) {
-            from.upgraded = send(from.fd, kResponse.data(), kResponse.size(), MSG_NOSIGNAL) > 0;
-            from.sent = log_.size;
+            send(from.fd, kResponse.data(), kResponse.size(), MSG_NOSIGNAL);
+            from.upgraded = true;
             return;
         }
-        from.in.size += static_cast<std::size_t>(size);
-        std::size_t taken = 0;
-        std::size_t frame = 0;
-        do {
-            frame = take_frame(from.in.data.get() + taken, from.in.size - taken);
-            taken += frame;
-        } while (frame > 0);
-        from.in.drop_front(taken);
+        from.in_bytes += static_cast<std::size_t>(received);
+        std::string_view rest(from.in.get(), from.in_bytes);
+        while (take_frame(rest)) {}
+        std::memmove(from.in.get(), rest.data(), rest.size());
+        from.in_bytes = rest.size();
     }
 
-    // Appends a frame to the log, unmasked. Returns its bytes, or 0 when it is not whole yet.
+    // Moves the first frame to the log, unmasked. Returns false when it is not whole yet.
     // RFC 6455 5.2: two bytes, a longer length in 0, 2 or 8 more, the key in 4, the payload.
-    std::size_t take_frame(const char* frame, std::size_t size) {
-        if (size < 2) return 0;
-        std::size_t length = frame[1] & 0x7F;
-        std::size_t head = 2;
-        if (length == 126) head = 4;
-        if (length == 127) head = 10;
-        if (size < head + 4) return 0;
-        if (head > 2) length = 0;
-        for (std::size_t i = 2; i < head; ++i) {
-            length = length << 8 | static_cast<unsigned char>(frame[i]);
-        }
-        const std::size_t all = head + 4 + length;
-        if (size < all) return 0;
-        if (log_.room - log_.size < all) fail("the log is full");
+    bool take_frame(std::string_view& bytes) {
+        if (bytes.size() < 2) return false;
+        std::size_t length = bytes[1] & 0x7F;
+        std::size_t length_bytes = 0;
+        if (length == 126) length_bytes = 2;
+        if (length == 127) length_bytes = 8;
+        const std::size_t header = 2 + length_bytes;
         MaskingKey key{};
-        std::memcpy(key.data(), frame + head, 4);
-        std::memcpy(log_.end(), frame, head);
-        std::memcpy(log_.end() + head, frame + head + 4, length);
-        log_.end()[1] &= 0x7F;  // not masked
-        apply_mask({log_.end() + head, length}, key, 0);
-        log_.size += head + length;
-        return all;
+        if (bytes.size() < header + key.size()) return false;
+        if (length_bytes > 0) length = number_in(bytes.substr(2, length_bytes));
+        const std::size_t whole = header + key.size() + length;
+        if (bytes.size() < whole) return false;
+
+        const std::size_t start = log_.size();
+        std::memcpy(key.data(), &bytes[header], key.size());
+        log_ += bytes.substr(0, header);
+        log_[start + 1] &= 0x7F;  // the highest bit would say that a key follows
+        log_ += bytes.substr(header + key.size(), length);
+        apply_mask(std::span(log_).subspan(start + header), key, 0);
+        bytes.remove_prefix(whole);
+        return true;
     }
 
-    // A socket that takes no more says EAGAIN.
+    // The highest byte comes first.
+    static std::size_t number_in(std::string_view bytes) {
+        std::size_t number = 0;
+        for (const char c : bytes) number = number * 256 + static_cast<unsigned char>(c);
+        return number;
+    }
+
+    // When the socket is full, send() takes a part or nothing. The rest is tried again later.
     void flush(Connection& to) const {
-        if (!to.upgraded || to.sent == log_.size) return;
-        const char* rest = log_.data.get() + to.sent;
-        const ssize_t sent = send(to.fd, rest, log_.size - to.sent, MSG_NOSIGNAL);
+        if (to.sent == log_.size()) return;
+        const ssize_t sent = send(to.fd, &log_[to.sent], log_.size() - to.sent, MSG_NOSIGNAL);
         if (sent > 0) to.sent += static_cast<std::size_t>(sent);
     }
 
     // When everybody has been sent everything, the log begins again.
     void forget() {
         for (const Connection& one : connections_) {
-            if (one.upgraded && one.sent < log_.size) return;
+            if (one.sent < log_.size()) return;
         }
-        log_.size = 0;
+        log_.clear();
         for (Connection& one : connections_) one.sent = 0;
     }
 
-    int master_;
+    const int master_ = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     std::vector<Connection> connections_{};
-    Buffer log_{64 * kMiB};  // what was said and is not sent to everybody yet
+    std::string log_{};  // what was said and has not been sent to everybody yet
 };
 
 // --- the load ------------------------------------------------------------------------------------
@@ -206,7 +190,7 @@ struct Scenario {
 constexpr std::array kScenarios{
     Scenario{"100B", 50, 5, 16, 102},
     Scenario{"4KiB", 100, 5, 16, 4095},
-    Scenario{"1MiB", 4, 2, 4, kMiB},
+    Scenario{"1MiB", 4, 2, 4, 1 << 20},
     Scenario{"500", 500, 10, 16, 102},
     Scenario{"paced", 500, 1, 1, 102},
     Scenario{"chinese-100B", 50, 5, 16, 102, kChinese},
@@ -214,219 +198,162 @@ constexpr std::array kScenarios{
     Scenario{"1000", 1000, 5, 16, 102},
 };
 
-constexpr std::size_t kStampBytes = 12;  // a message begins with its sender and its number
-
-std::string stamp(std::size_t sender, std::size_t number) {
-    std::array<char, 32> digits{};
-    std::snprintf(digits.data(), digits.size(), "%03zu%09zu", sender, number);
-    return digits.data();
-}
-
 // All peers of one server. They joined before the first message, so all must get the same bytes.
 class Load {
 public:
-    Load(int port, const Scenario& scenario)
-        : scenario_(scenario), said_(scenario.senders), heard_(scenario.senders) {
-        const std::size_t text_bytes = scenario.bytes - kStampBytes;
-        text_ = repeat(scenario.letters, text_bytes / scenario.letters.size() + 1);
-        text_.resize(text_bytes);
-        head_ = make_header(Opcode::text, scenario.bytes).bytes;
+    Load(int port, const Scenario& scenario) : scenario_(scenario) {
+        while (message_.size() < scenario.bytes) message_ += scenario.letters;
+        message_.resize(scenario.bytes);
         for (std::size_t i = 0; i < scenario.peers; ++i) {
             clients_.push_back({Peer(port)});
             clients_.back().peer.shake_hands();
         }
     }
 
-    // Turns for so long; how many deliveries they were.
+    // Turns for so long, but at least one. Returns how many deliveries they were.
     double run(Clock::duration time) {
         const auto end = Clock::now() + time;
-        std::size_t messages = 0;
-        while (messages == 0 || Clock::now() < end) {
+        std::size_t deliveries = 0;
+        while (deliveries == 0 || Clock::now() < end) {
             turn();
-            messages += scenario_.senders * scenario_.messages;
+            deliveries += scenario_.senders * scenario_.messages * scenario_.peers;
         }
-        return static_cast<double>(messages * scenario_.peers);
+        return static_cast<double>(deliveries);
     }
 
 private:
     struct Client {
         Peer peer;
-        std::string out{};         // is to be sent ...
-        std::size_t sent = 0;      // ... and so much of it has been
+        std::string out{};         // its messages of this turn
+        std::string_view rest{};   // what of them has not been sent yet
         std::size_t received = 0;  // bytes in this turn
     };
 
     void turn() {
-        const std::size_t frame = head_.size() + scenario_.bytes;
-        const std::size_t due = frame * scenario_.messages * scenario_.senders;
         stream_.clear();
+        due_.clear();
         for (Client& client : clients_) client.received = 0;
-        for (std::size_t i = 0; i < scenario_.senders; ++i) speak(i);
+        // Senders are spread over the peers, so that the server meets them anywhere in its round.
+        for (std::size_t i = 0; i < scenario_.senders; ++i) {
+            speak(clients_[i * scenario_.peers / scenario_.senders]);
+        }
+        const std::size_t due = due_.size() * due_.front().size();
+        std::size_t left = due * clients_.size();
         std::vector<pollfd> waits(clients_.size());
-        std::size_t complete = 0;
-        while (complete < clients_.size()) {
-            std::ranges::transform(clients_, waits.begin(), what_to_wait_for);
+        while (left > 0) {
+            for (std::size_t i = 0; i < clients_.size(); ++i) {
+                const int events = clients_[i].rest.empty() ? POLLIN : POLLIN | POLLOUT;
+                waits[i] = {clients_[i].peer.fd(), static_cast<short>(events), 0};
+            }
             if (poll(waits.data(), waits.size(), 20'000) <= 0) fail("a delivery is missing");
             for (std::size_t i = 0; i < clients_.size(); ++i) {
-                if ((waits[i].revents & POLLOUT) != 0) send(clients_[i]);
-                if ((waits[i].revents & ~POLLOUT) == 0) continue;
-                receive(clients_[i]);
-                if (clients_[i].received > due) fail("more came than was said");
-                if (clients_[i].received == due) ++complete;
+                Client& client = clients_[i];
+                if ((waits[i].revents & POLLOUT) != 0) client.peer.send_some(client.rest);
+                if ((waits[i].revents & POLLIN) != 0) left -= receive(client);
+                if (client.received > due) fail("more came than was said");
             }
         }
         check();
     }
 
-    static pollfd what_to_wait_for(const Client& client) {
-        const bool sends = client.sent < client.out.size();
-        return {client.peer.fd(), static_cast<short>(sends ? POLLIN | POLLOUT : POLLIN), 0};
-    }
-
-    // Senders are spread over the peers, so that the server meets them anywhere in its round.
-    void speak(std::size_t sender) {
-        Client& client = clients_[sender * scenario_.peers / scenario_.senders];
+    // Each message begins with a number of its own: twelve bytes, like four Chinese letters.
+    void speak(Client& client) {
+        std::string& due = due_.emplace_back();
         client.out.clear();
-        client.sent = 0;
         for (std::size_t i = 0; i < scenario_.messages; ++i) {
-            client.out += masked(Opcode::text, stamp(sender, said_[sender]) + text_);
-            ++said_[sender];
+            ++number_;
+            message_.replace(0, 12, std::to_string(number_));
+            client.out += masked(Opcode::text, message_);
+            due += encode(Opcode::text, message_);
         }
-        send(client);
-    }
-
-    static void send(Client& client) {
-        const std::string_view rest = std::string_view(client.out).substr(client.sent);
-        const ssize_t size = ::send(client.peer.fd(), rest.data(), rest.size(), MSG_NOSIGNAL);
-        if (size > 0) client.sent += static_cast<std::size_t>(size);
+        client.rest = client.out;
+        client.peer.send_some(client.rest);
     }
 
     // Who is first to get some bytes has them compared by check(). The others must get the same.
-    void receive(Client& client) {
-        const ssize_t received = recv(client.peer.fd(), buffer_.data(), buffer_.size(), 0);
-        if (received <= 0) fail("a peer was dropped");
-        const std::string_view bytes(buffer_.data(), static_cast<std::size_t>(received));
+    std::size_t receive(Client& client) {
+        const std::string bytes = client.peer.receive_some();
         const std::size_t known = std::min(bytes.size(), stream_.size() - client.received);
-        if (stream_.compare(client.received, known, bytes.substr(0, known)) != 0) {
-            fail("two peers got different bytes");
-        }
-        stream_ += bytes.substr(known);
+        if (stream_.compare(client.received, known, bytes, 0, known) != 0) fail("two peers differ");
+        stream_.append(bytes, known);
         client.received += bytes.size();
+        return bytes.size();
     }
 
-    // Whole messages of senders that there are, each sender's in the order in which it said them.
-    void check() {
+    // The messages of different senders come in any order, but each sender's in its own.
+    void check() const {
+        const std::size_t frame = due_.front().size() / scenario_.messages;
+        const auto first_frame = [&](std::string_view frames) { return frames.substr(0, frame); };
+        std::vector<std::string_view> due(due_.begin(), due_.end());
         std::string_view rest = stream_;
         while (!rest.empty()) {
-            const std::string number(rest.substr(std::min(head_.size(), rest.size()), 3));
-            const std::size_t sender = std::strtoul(number.c_str(), nullptr, 10);
-            if (sender >= heard_.size()) fail("a message of nobody");
-            const std::string begin = head_ + stamp(sender, heard_[sender]);
-            ++heard_[sender];
-            const bool right = rest.substr(0, begin.size()) == begin &&
-                               rest.substr(begin.size(), text_.size()) == text_;
-            if (!right) fail("a message is out of turn or damaged");
-            rest.remove_prefix(begin.size() + text_.size());
+            const auto sender = std::ranges::find(due, rest.substr(0, frame), first_frame);
+            if (sender == due.end()) fail("a message is damaged or out of turn");
+            sender->remove_prefix(frame);
+            rest.remove_prefix(frame);
         }
     }
 
     const Scenario scenario_;
     std::vector<Client> clients_{};
-    std::vector<std::size_t> said_;   // messages of each sender so far
-    std::vector<std::size_t> heard_;  // and those that came back
-    std::string head_{};              // the frame's header, as it must come
-    std::string text_{};              // behind the stamp
+    std::string message_{};           // the last one
+    std::size_t number_ = 100'000'000'000;
+    std::vector<std::string> due_{};  // of each sender its frames of this turn, as they must come
     std::string stream_{};            // what everybody gets in this turn, as far as somebody got it
-    std::vector<char> buffer_ = std::vector<char>(256 * kKiB);
 };
 
 // --- what it costs -------------------------------------------------------------------------------
 
-constexpr auto kSlice = 100ms;   // of load on one server, before it is the other's turn
-constexpr auto kWarmUp = 100ms;  // a first slice that does not count: buffers grow
-constexpr int kPairs = 21;       // of slices, one for each server
-constexpr std::size_t kIdlePeers = 1000;
+// A scenario must be over before the server sends its first Ping, to a peer silent for 30 s.
+constexpr auto kSlice = 100ms;  // of load on one of the two, before it is the other's turn
+constexpr int kPairs = 21;      // of slices, one for each of the two
 
 double median(std::vector<double> values) {
     std::ranges::sort(values);
     return values[values.size() / 2];
 }
 
-// ./server, or this program as the floor in its place.
-std::unique_ptr<Server> start(bool floor) {
-    const std::string real = server_path();
-    if (floor) setenv("SERVER", "/proc/self/exe", 1);
-    auto server = std::make_unique<Server>(std::vector<std::string>{floor ? "--floor" : "--quiet"});
-    setenv("SERVER", real.c_str(), 1);
-    return server;
+// A slice of load: microseconds of CPU time that the process took for a delivery.
+double cost(const Process& process, Load& load) {
+    const double before = process.cpu_seconds();
+    const double deliveries = load.run(kSlice);
+    return (process.cpu_seconds() - before) * 1e6 / deliveries;
 }
 
-// One of the two and its load. The process ends before its peers close their connections.
-struct Contender {
-    bool floor;
-    std::optional<Load> load{};
-    std::unique_ptr<Server> server = start(floor);
-    std::vector<double> costs{};  // microseconds of CPU time for a delivery, of each slice
-
-    double cpu_seconds() const {  // user and system
-        clockid_t clock{};
-        timespec time{};
-        const bool known = clock_getcpuclockid(server->pid(), &clock) == 0;
-        if (!known || clock_gettime(clock, &time) != 0) fail("no CPU clock of the server");
-        return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) / 1e9;
-    }
-
-    void run_slice() {
-        const double before = cpu_seconds();
-        const double deliveries = load->run(kSlice);
-        costs.push_back((cpu_seconds() - before) * 1e6 / deliveries);
-    }
-};
-
 void measure(const Scenario& scenario) {
-    std::array<Contender, 2> both{Contender{false}, Contender{true}};
-    for (Contender& one : both) {
-        one.load.emplace(one.server->port(), scenario);
-        one.load->run(kWarmUp);
-    }
+    const Server server({"--quiet"});
+    const Process floor({"/proc/self/exe", "--floor"});
+    Load server_load(server.port(), scenario);
+    Load floor_load(listening_port(floor), scenario);
+    cost(server, server_load);  // does not count, for buffers grow
+    cost(floor, floor_load);
+    std::vector<double> server_costs;
+    std::vector<double> floor_costs;
     std::vector<double> ratios;
-    for (std::size_t i = 0; i < kPairs; ++i) {
-        both[i % 2].run_slice();
-        both[1 - i % 2].run_slice();
-        ratios.push_back(both[0].costs.back() / both[1].costs.back());
+    for (int i = 0; i < kPairs; ++i) {
+        server_costs.push_back(cost(server, server_load));
+        floor_costs.push_back(cost(floor, floor_load));
+        ratios.push_back(server_costs.back() / floor_costs.back());
     }
     const auto [least, most] = std::ranges::minmax(ratios);
     std::printf("| %-14s | %5zu | %7zu | %9.3f | %8.3f | %5.2f | %4.2f-%4.2f |\n", scenario.name,
-                scenario.peers, scenario.senders, median(both[0].costs), median(both[1].costs),
+                scenario.peers, scenario.senders, median(server_costs), median(floor_costs),
                 median(ratios), least, most);
     std::fflush(stdout);
-}
-
-void measure_idle() {
-    const auto server = start(false);
-    const long before = server->resident_bytes();
-    const std::vector<Peer> peers = join(*server, kIdlePeers);
-    const auto grown = static_cast<double>(server->resident_bytes() - before);
-    std::printf("\nAn idle peer takes %.2f KiB (of %zu).\n", grown / kKiB / kIdlePeers, kIdlePeers);
 }
 
 }  // namespace
 
 int main(int argc, char* argv[]) try {
-    const std::vector<std::string_view> wanted(argv + 1, argv + argc);
-    if (!wanted.empty() && wanted[0] == "--floor") Floor().run();
+    const std::string_view wanted = argc > 1 ? argv[1] : "";
+    if (wanted == "--floor") Floor().run();
     raise_descriptor_limit();
-    const auto chosen = [&](std::string_view name) {
-        const auto begins = [&](std::string_view word) { return name.starts_with(word); };
-        return wanted.empty() || std::ranges::any_of(wanted, begins);
-    };
     std::puts("| scenario       | peers | senders | server us | floor us | ratio | of pairs  |");
     std::puts("| :------------- | ----: | ------: | --------: | -------: | ----: | --------: |");
     for (const Scenario& scenario : kScenarios) {
-        if (chosen(scenario.name)) measure(scenario);
+        if (wanted.empty() || wanted == scenario.name) measure(scenario);
     }
-    if (chosen("idle")) measure_idle();
-    std::printf("\nEvery byte of every delivery was compared.\n");
+    std::puts("\nEvery byte of every delivery was compared.");
 } catch (const std::exception& error) {
     std::fprintf(stderr, "bench: %s\n", error.what());
     return 1;
