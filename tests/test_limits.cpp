@@ -211,7 +211,7 @@ TEST_SUITE("limits: descriptors") {
 
     TEST_CASE("200 connections at ulimit -n 64: 30 peers or more") { check_crowd(limited(RLIMIT_NOFILE, 64), 200, 30); }
 
-    TEST_CASE("5000 connects and closes leave no descriptor behind") {
+    TEST_CASE("5000 connects and closes leave no descriptor behind, and no place taken") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
         const int before = server.descriptors();
@@ -224,6 +224,8 @@ TEST_SUITE("limits: descriptors") {
         }
         bystanders.chat();
         wait_until("all descriptors are closed", [&] { return server.descriptors() == before; });
+        Peer newcomer(server);
+        newcomer.shake_hands();
     }
 
     TEST_CASE("a storm of RSTs, at any point") {
