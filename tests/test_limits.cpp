@@ -564,6 +564,7 @@ TEST_SUITE("limits: memory") {
             push_until_held(sender[0], message, bystanders);
             sender.clear();
             wait_until("the sender has left", [&] {
+                bystanders.chat();  // who is held is not read: that it has gone is seen when it is sent something
                 return server.descriptors() <= before + static_cast<int>(in_their_places.size());
             });
             in_their_places.emplace_back(server);
