@@ -128,8 +128,11 @@ int listening_port(const Process& process) {
         for (std::string line; std::getline(table, line);) {
             std::istringstream fields(line);  // sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode
             const std::vector<std::string> field{std::istream_iterator<std::string>(fields), {}};
-            const bool listens = field.size() > 9 && field[3] == "0A";
-            if (!listens || std::ranges::find(inodes, field[9]) == inodes.end()) continue;
+            if (field.size() < 10 || field[0] == "sl") continue;
+            // Those that listen come first. Behind them stand thousands that other tests have left in TIME_WAIT, and
+            // the kernel takes 0.1 s to list them.
+            if (field[3] != "0A") break;
+            if (std::ranges::find(inodes, field[9]) == inodes.end()) continue;
             port = std::stoi(field[1].substr(field[1].find(':') + 1), nullptr, 16);
         }
         if (process.ended()) fail("the process has ended");
