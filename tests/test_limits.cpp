@@ -865,6 +865,7 @@ TEST_SUITE("limits: standard output") {
         bystanders.say("loud", lines / 4);
         server.signal(SIGTERM);
         CHECK(bystanders.a.closed_with() == 1001);
+        for (Peer* peer : {&bystanders.a, &bystanders.b}) peer->close();  // or the server would give them a second to go
         CHECK(server.wait() == 0);
     }
 

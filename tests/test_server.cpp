@@ -302,6 +302,7 @@ TEST_SUITE("what it prints") {
         refused.refusal();
         server.signal(SIGTERM);
         peers.clear();
+        refused.close();  // or the server would give it a second to go
         CHECK(server.wait() == 0);
         CHECK(server.out() == "Master socket  : 3 listening on 127.0.0.1:" + std::to_string(server.port()) + "\n");
     }
