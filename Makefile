@@ -1,5 +1,5 @@
 # make            ./server
-# make test       the tests that take a minute or two; make test-slow: those that wait for deadlines
+# make test       the tests, in less than a minute; make test-slow: those that wait for deadlines
 # make check      all of them under AddressSanitizer and UndefinedBehaviorSanitizer
 # make simulation SECONDS=30 SEED=   random clients against a model, so long for each of four seeds
 # make fuzz       FUZZ_SECONDS of coverage-guided fuzzing for each target (clang)
@@ -58,8 +58,15 @@ $(BUILD)/flags: force
 # What they start besides the server.
 test test-slow: $(BUILD)/peer $(BUILD)/first
 
+# Two halves side by side, because both wait a lot. Each prints all that it has to say when it ends.
 test: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
-	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude=slow
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync test-browser test-others
+
+test-browser:
+	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=browser
+
+test-others:
+	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude=browser,slow
 
 test-slow: $(SERVER) $(BUILD)/run_tests
 	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=slow
@@ -106,5 +113,5 @@ clean:
 	rm -rf server build
 
 force:
-.PHONY: test test-slow check simulation fuzz bench exercise exercises deps clean force
+.PHONY: test test-browser test-others test-slow check simulation fuzz bench exercise exercises deps clean force
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/exercises/*.d)
