@@ -58,15 +58,18 @@ $(BUILD)/flags: force
 # What they start besides the server.
 test test-slow: $(BUILD)/peer $(BUILD)/first
 
-# Two halves side by side, because both wait a lot. Each prints all that it has to say when it ends.
+# Three parts side by side, because each waits a lot. What a part prints is shown when it ends.
 test: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync test-browser test-others
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync test-browser test-limits test-others
 
 test-browser:
-	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=browser
+	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite='browser'
+
+test-limits:
+	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite='limits*'
 
 test-others:
-	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude=browser,slow
+	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude='browser,limits*,slow'
 
 test-slow: $(SERVER) $(BUILD)/run_tests
 	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=slow
@@ -113,5 +116,5 @@ clean:
 	rm -rf server build
 
 force:
-.PHONY: test test-browser test-others test-slow check simulation fuzz bench exercise exercises deps clean force
+.PHONY: test test-browser test-limits test-others test-slow check simulation fuzz bench exercise exercises deps clean force
 -include $(wildcard $(BUILD)/*.d $(BUILD)/tests/*.d $(BUILD)/tests/exercises/*.d)
