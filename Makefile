@@ -58,18 +58,19 @@ $(BUILD)/flags: force
 # What they start besides the server.
 test test-slow: $(BUILD)/peer $(BUILD)/first
 
-# Three parts side by side, because each waits a lot. What a part prints is shown when it ends.
+# Three parts side by side, because each waits a lot. What a part prints is shown when it ends. (exec: no shell
+# stands between make and the tests, so that who ends make ends them.)
 test: $(SERVER) $(BUILD)/run_tests $(BUILD)/faults.so
 	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync test-browser test-limits test-others
 
 test-browser:
-	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite='browser'
+	SERVER='$(SERVER)' exec $(BUILD)/run_tests --test-suite='browser'
 
 test-limits:
-	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite='limits*'
+	SERVER='$(SERVER)' exec $(BUILD)/run_tests --test-suite='limits*'
 
 test-others:
-	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' $(BUILD)/run_tests --test-suite-exclude='browser,limits*,slow'
+	SERVER='$(SERVER)' FAULTS='$(BUILD)/faults.so' exec $(BUILD)/run_tests --test-suite-exclude='browser,limits*,slow'
 
 test-slow: $(SERVER) $(BUILD)/run_tests
 	SERVER='$(SERVER)' $(BUILD)/run_tests --test-suite=slow
