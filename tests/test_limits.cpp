@@ -1008,6 +1008,23 @@ TEST_SUITE("slow") {
         bystanders.chat(2 * kMiB);
     }
 
+    TEST_CASE("who is closing and takes some now and then is sent all, although that takes longer than 2 s") {
+        Server server({"--quiet"});
+        Bystanders bystanders(server);
+        auto leaver = join(server, 1), speaker = join(server, 1);
+        const std::string message(16 * kMiB, 'm');
+        REQUIRE(push(speaker[0], masked(Opcode::binary, message)));
+        while (bystanders.skipped < 16 * kMiB) bystanders.chat();
+        leaver[0].shut_down_sending();
+        const std::string all = encode(Opcode::binary, message);
+        const auto start = Clock::now();
+        while (seconds_since(start) < 7) {
+            REQUIRE(leaver[0].receive(256 * 1024).size() == 256 * 1024);
+            REQUIRE(bystanders.a.silent(500ms));
+        }
+        CHECK(leaver[0].receive_all().size() > 8 * kMiB);
+    }
+
     TEST_CASE("the server does not run for 31 s: who has read meanwhile is not dropped") {
         Server server;
         Bystanders bystanders(server);
