@@ -531,8 +531,8 @@ private:
     // to the slow peer. If it says a message of 5 MiB, it is read while the log has room for 16
     // MiB. If others have filled the log, it can still say 256 KiB.
     std::size_t allowance(const Client& client) {
-        if (client.ended || client.state == State::gone) return 0;
-        if (client.state == State::closing) return kReceiveBytes;  // only to see its TCP FIN
+        if (client.ended) return 0;
+        if (client.state != State::open) return kReceiveBytes;  // only to see its TCP FIN
         if (!client.own.empty()) return 0;  // it has not taken its answers: it gets no others
         const std::size_t said = window_of(client.seat).bytes(log);
         const std::size_t pending = client.pending();
@@ -572,7 +572,6 @@ private:
         if (!stopping && signalled()) {
             stopping = true;
             stop_time = now + kStoppingTime;
-            FD_CLR(master, &readable);  // nobody is let in any more
         }
         if (tracing) trace_select(ready, highest, readable, writable);
         return ready;

@@ -116,8 +116,8 @@ std::size_t push_until_held(Peer& peer, std::string_view bytes, Bystanders& byst
     return sent;
 }
 
-// Peers who read nothing, and more than 24 MiB that are due to them: the half of the log that all have in common is
-// full. The first two say one long message and nothing. Then others say their share, until that is hardly anything.
+// Peers who read nothing, and more than 24 MiB that are due to them: the common part of the log is
+// full. The first two say one long message, and nothing else. Then others say their share, until that is hardly anything.
 struct FullLog {
     std::vector<Peer> never_read;
 
@@ -577,7 +577,7 @@ TEST_SUITE("limits: memory") {
         CHECK(heard.size() > 24);
     }
 
-    TEST_CASE("the common half of the log is full: who says little is heard at once, though nobody makes room") {
+    TEST_CASE("the common part of the log is full: who says little is heard at once, though nobody makes room") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
         const FullLog full(server, bystanders);
@@ -586,7 +586,7 @@ TEST_SUITE("limits: memory") {
         CHECK(server.descriptors() == before);  // nobody was dropped meanwhile, which would have made room
     }
 
-    TEST_CASE("the common half of the log is full: long messages wait, however little their senders have said") {
+    TEST_CASE("the common part of the log is full: long messages wait, however little their senders have said") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
         const FullLog full(server, bystanders);
@@ -596,14 +596,14 @@ TEST_SUITE("limits: memory") {
         bystanders.chat();
     }
 
-    TEST_CASE("the common half of the log is full: who comes back is let in, and may say a little") {
+    TEST_CASE("the common part of the log is full: who comes back is let in, and may say a little") {
         Server server({"--quiet"});
         Bystanders bystanders(server);
         FullLog full(server, bystanders);
         const int before = server.descriptors();
         full.never_read.erase(full.never_read.end() - 2);
         wait_until("who said all that it may has left", [&] { return server.descriptors() < before; });
-        Peer again(server);  // the window of its descriptor is full, so it gets another one
+        Peer again(server);  // the window of its seat is full, so it gets another seat
         again.send(kRequest + masked(Opcode::text, std::string(20'000, 'a')));
         REQUIRE(again.receive(kResponse.size()) == kResponse);
         const int with_it = server.descriptors();
@@ -611,7 +611,7 @@ TEST_SUITE("limits: memory") {
         CHECK(server.descriptors() == with_it);  // nobody was dropped meanwhile, which would have made room
     }
 
-    TEST_CASE("the common half of the log is full: even who has one of the last descriptors may say 8 KiB") {
+    TEST_CASE("the common part of the log is full: even who has one of the last seats may say 8 KiB") {
         if (connections_allowed() < 1000) {
             MESSAGE("not tested: ulimit -n allows no 1000 connections at once");
             return;
