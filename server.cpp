@@ -80,8 +80,8 @@ constexpr std::size_t kMiB = 1024 * kKiB;
 constexpr auto kHandshakeTime = 10s;  // from accept() to the end of the request; past it: 408
 constexpr auto kPingAfter = 30s;      // a peer that is silent for so long is sent a Ping
 constexpr auto kDropAfter = 60s;      // a peer that is silent for so long is dropped
-constexpr auto kStallTime = 30s;      // a peer that takes nothing of what is due to it is dropped
-constexpr auto kClosingTime = 2s;     // a closing client must take something, or close its side
+constexpr auto kStallTime = 30s;      // a peer that takes nothing of what is due, or too little
+constexpr auto kClosingTime = 2s;     // the same for a closing client; then to close its side
 constexpr auto kStoppingTime = 1s;    // from SIGINT, SIGTERM or SIGHUP to the end of the server
 constexpr auto kAcceptPause = 100ms;  // no descriptor or memory for a newcomer: accept() later
 
@@ -225,7 +225,7 @@ struct Log {
     std::size_t size() const { return static_cast<std::size_t>(end - oldest); }
 
     // By their shares, clients may fill the log up to kCommonBytes. This is how much there is still
-    // room for. (All bytes in the log count, also those for which a seat's reserve was used.)
+    // room for. (All bytes in the log count, whoever said them.)
     std::size_t common_room() const { return kCommonBytes - std::min(kCommonBytes, size()); }
 
     std::size_t place_of(std::uint64_t position) const {
@@ -290,7 +290,7 @@ struct Window {
             said_since = 0;
             mark = log.end;
         }
-        if (log.oldest == log.end) said_before = 0;  // everything has been sent
+        if (log.oldest == log.end) said_before = 0;  // all has been sent; said_since is 0
         return said_before + said_since;
     }
 };
@@ -333,12 +333,12 @@ struct Client {
     bool blocked = false;              // not all that is due could be sent: it is in the write set
     bool pinged = false;               // a Ping was sent since its last sign of life
     Clock::time_point deadline;        // what happens then depends on its state, see expire()
-    int seat = 0;                      // 1 or more; 0 for one that is refused because all are taken
+    int seat = 0;                      // 1 or more; 0 for a newcomer that is told 503
     std::string request{};             // the opening handshake as far as it has come
     std::optional<Decoder> decoder{};  // from the handshake until it is closing
     std::uint64_t position = 0;        // in the log: it has been sent the bytes before
     std::uint64_t own_at = 0;          // in the log: `own` is sent here, between two messages
-    std::string own{};                 // bytes for it alone: the 101 or a refusal, Pongs, a Close
+    std::string own{};                 // bytes for it alone: a response, Pings, Pongs, a Close
     bool own_begun = false;            // a part of `own` has been sent, the rest has not
 
     bool is_peer() const { return handshake && state == State::open; }
@@ -482,7 +482,7 @@ public:
         terminal.flush();
     }
 
-    // Returns after SIGINT, SIGTERM or SIGHUP, when everybody has been told.
+    // Returns after SIGINT, SIGTERM or SIGHUP, when everybody has been told, or stop_time has come.
     void run() {
         while (!stopping || (!sockets.empty() && now < stop_time)) {
             fd_set readable;
@@ -544,12 +544,13 @@ private:
         //    and for this recv().
         const bool within_share = said + pending < share && pending + kReceiveBytes <= room;
         if (within_share) return std::min(share - said - pending, kReceiveBytes);
-        // 2. Its message is longer than its share. How long it will be is not known, because more
-        //    fragments may come. So the log must have room for the longest message.
+        // 2. With this message it would use up its share, without it it has not. A message may be
+        //    longer than a share. So it may go on if the log has room for the longest message. (How
+        //    long this one will be is not known, because more fragments may come.)
         const bool longest_fits = said < share && kMaxMessageBytes + kReceiveBytes <= room;
         if (longest_fits) return kReceiveBytes;
         // 3. It has not used up what is reserved for its seat. By rules 1 and 2 clients fill the
-        //    log up to kCommonBytes at the most. What is left of it is as large as all that is
+        //    log up to kCommonBytes at the most. The rest of the log is as large as all that is
         //    reserved, so there is room.
         if (said + pending < reserved) return std::min(reserved - said - pending, kReceiveBytes);
         return 0;
@@ -680,7 +681,7 @@ private:
             leave(client, "disconnect", "connection ended without Close");
             return;
         }
-        if (client.state != State::open) return;  // nothing counts that comes after a Close
+        if (client.state != State::open) return;  // after its Close or a refusal
         std::string_view input(buffer.data(), static_cast<std::size_t>(received));
         if (!client.handshake) do_handshake(client, input);
         if (!client.is_peer()) return;
@@ -754,8 +755,9 @@ private:
     }
 
     // The memory of half-received messages is limited for all together, or a thousand clients could
-    // fill sixteen gigabytes. Before this recv() the sum was within the limit; since then one
-    // client has taken more. The client that holds most holds at least that much, and is closed.
+    // fill sixteen gigabytes. Before this recv() the sum was within the limit; then one client took
+    // more. The client that holds most holds at least as much as that one took, so when it is
+    // closed, the sum is within the limit again.
     void limit_held() {
         std::size_t total = 0;
         Client* most = nullptr;
@@ -777,8 +779,8 @@ private:
         client.pinged = false;
     }
 
-    // This comes after receive_all() and flush_all(), so that nobody is dropped whose bytes have
-    // come, or who could take some, when the process itself did not run for a minute.
+    // This comes after receive_all() and flush_all(): when the process itself did not run for a
+    // minute, what has come meanwhile and what a client can take now count first.
     void expire_all() {
         for (auto& [fd, client] : sockets) {
             try {
@@ -817,11 +819,12 @@ private:
 
     // --- flush -----------------------------------------------------------------------------------
 
-    // Adds bytes that are due to one client alone. They are sent when the round ends, after all
-    // that has been said so far: own_at moves to the end of the log. It cannot move when a part of
-    // `own` has been sent, because nothing may come inside a frame. (That is rare. A client that
-    // has not taken its answers is not received from, so only the server can have something to say
-    // to it then: a Close. What was said after `own` is then lost for it.)
+    // Adds bytes that are due to one client alone to the end of its `own`, which goes out with the
+    // next flush(), after all that has been said until now: own_at moves to the end of the log. It
+    // cannot move when a part of `own` has been sent, because the rest must follow at once. (That
+    // is rare. A client that has not taken its answers is not received from, so only the server can
+    // have something to say to it then: a Close. What was said after own_at is then not sent to it
+    // any more, see due().)
     void send_later(Client& client, std::string_view bytes) {
         client.own += bytes;
         if (client.handshake && !client.own_begun) client.own_at = log.end;
@@ -838,9 +841,9 @@ private:
         }
     }
 
-    // Sends what is due to a client, until all is sent, the kernel takes no more, or it was
-    // kSendBytes. No byte is copied: send() takes it from the log, and what could not be sent is
-    // still there. Mostly this is one send().
+    // Sends what is due to a client, until all is sent, the kernel takes no more, or kSendBytes
+    // have been sent. No byte is copied: send() takes it from the log, and what could not be sent
+    // is still there. Mostly this is one send().
     void flush(Client& client) {
         if (client.state == State::gone || next_piece(client).empty()) return;
         std::size_t taken = 0;
@@ -862,18 +865,20 @@ private:
         note_taken(client, was_blocked, taken);
         client.own.shrink_to_fit();  // it may have been large, and there may be 1000 clients
         // After the last bytes for a client, shutdown() makes TCP send a FIN. Then the client is
-        // read until it closes its side, too. If close() came now, with bytes of the client unread,
-        // TCP would send a RST. That could overtake those last bytes, and they would be lost.
+        // read until it closes its side, too. If the socket were closed now, with bytes of the
+        // client unread, TCP would send a RST. That could overtake those last bytes, and they would
+        // be lost.
         if (client.state == State::closing && !client.blocked) shutdown(client.fd, SHUT_WR);
     }
 
-    // The position up to which the log is due to a client: to a peer all of it, to others no more
-    // than what comes before `own`, even if that is empty.
+    // The position up to which the log is due to a client: to a peer all of it, to a client that is
+    // closing what comes before own_at.
     std::uint64_t due(const Client& client) const {
         return client.is_peer() ? log.end : client.own_at;
     }
 
-    // The position up to which the log is sent next: the place of `own`, if there is any.
+    // The position up to which the log is sent next: own_at when there is something in `own`, else
+    // all that is due.
     std::uint64_t next_stop(const Client& client) const {
         return client.own.empty() ? due(client) : client.own_at;
     }
@@ -916,13 +921,13 @@ private:
     // --- the end of a client ---------------------------------------------------------------------
 
     // Each client ends here. From now on it is no peer, and what others say now is not due to it.
-    // What is due up to `own` is still sent, with `last_bytes` at the end of `own`. Then it has
-    // kClosingTime to close its side.
+    // What is due up to `own` is still sent, with `last_bytes` at the end of `own`. It has
+    // kClosingTime to take that, and then to close its side; see note_taken().
     void leave(Client& client, std::string_view verb, std::string_view why,
                std::string_view last_bytes = "") {
         if (client.state != State::open) return;
         print({verb, " client ", std::to_string(client.fd), ": ", why});
-        send_later(client, last_bytes);  // sets own_at, where the log ends for it, in any case
+        send_later(client, last_bytes);  // also when it is nothing: this moves own_at
         client.state = State::closing;
         if (client.handshake) --peers;
         client.decoder.reset();

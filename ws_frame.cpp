@@ -231,8 +231,8 @@ Decoder::Event Decoder::feed(std::string_view& input) {
     // All of a frame has come; or there has been none yet, and all is 0.
     const bool ended = header_.bytes.size() == header_bytes_ && left_ == 0;
     if (ended) begin_frame();
-    // Between two messages, the next one can use the memory of the last one. But when nothing more
-    // has come, there may be no next one for long, and the memory is given back.
+    // Between two messages, the next one can use the memory of the last one. But when the input is
+    // empty, there may be no next one for long, and the memory is given back.
     if (!inside_message() && input.empty()) std::string().swap(message_);
     while (header_.bytes.size() < header_bytes_) {
         if (input.empty()) return Event::need_more;
@@ -271,7 +271,8 @@ bool Decoder::broken(std::string_view reason, std::uint16_t code) {
 }
 
 // A header is two bytes, then 0, 2 or 8 of length, then 0 or 4 of key. The second byte tells how
-// many of each. With no byte of length, the length is complete as soon as the second byte is there.
+// many of each. Without extended length, the length is known as soon as the second byte is
+// there.
 bool Decoder::take_header_byte(Byte byte) {
     header_.bytes += static_cast<char>(byte);
     const std::size_t size = header_.bytes.size();
@@ -331,7 +332,7 @@ bool Decoder::check_length() {
     const bool too_big = !is_control() && length > kMaxMessageBytes - message_.size();
     if (too_big) return broken("message over 16 MiB", kTooBig);
     left_ = static_cast<std::size_t>(length);
-    return check_end();  // which finds something to do when the length is 0
+    return check_end();  // a frame of length 0 may end here
 }
 
 // The last byte of the key has come.
@@ -383,15 +384,15 @@ bool Decoder::check_end() {
     return true;
 }
 
-// Room for bytes that have arrived; nothing is taken for bytes that were only announced. When the
-// room must grow, it is doubled. (If it grew by each piece alone, each piece would copy all that
-// came before it.) But it does not become larger than the message can become.
+// Room for bytes that have arrived; the length that was announced takes none. When the room must
+// grow, it is doubled: if it grew by each piece alone, each piece would copy all that came before
+// it. But it does not become larger than the message can become.
 void Decoder::make_room(std::size_t bytes) {
     const std::size_t need = message_.size() + bytes;
     if (need <= message_.capacity()) return;
     const std::size_t most = header_.fin ? message_.size() + left_ : kMaxMessageBytes;
     const std::size_t twice = 2 * message_.capacity();
-    std::string bigger;  // message_.reserve() might take more than it is asked for
+    std::string bigger;  // it is empty, so reserve() takes no more than it is asked for
     bigger.reserve(std::min(most, std::max(need, twice)));
     bigger += message_;
     message_.swap(bigger);

@@ -103,8 +103,8 @@ public:
     std::uint16_t code() const { return code_; }         // of the violation
     std::string_view reason() const { return reason_; }  // of the violation, a literal
 
-    // Of a message that has not ended. pending(): how many bytes will be sent to each peer for what
-    // has come of it, with the header, or a few more. held(): bytes of memory that it has taken.
+    // Of a message that has not ended. pending(): bytes of the payload that have come, and some for
+    // the header with which it will be sent. held(): bytes of memory that it has taken.
     std::size_t pending() const { return inside_message() ? kMaxHeader + message_.size() : 0; }
     std::size_t held() const { return message_.capacity(); }
 
@@ -119,11 +119,11 @@ private:
     bool check_first_byte(unsigned char byte);
     bool check_second_byte(unsigned char byte);
     bool check_length();
-    void take_key();
     bool take_piece(std::string_view& input);
     bool check_close(std::size_t start);
     bool check_end();
 
+    void take_key();
     void make_room(std::size_t bytes);
 
     Role role_;

@@ -32,5 +32,5 @@ Response refusal(std::string_view request, std::string_view status, std::string_
 
 // Moves bytes from the front of `input`, whatever recv() returned, to the end of `request`, up to
 // its blank line; what is left in `input` are frames. The response comes with the blank line, or
-// before it, as soon as a byte has come that makes the request wrong, or the request is too long.
+// before it, as soon as a byte or a line is wrong, or the request is too long.
 std::optional<Response> take_request(std::string& request, std::string_view& input);
