@@ -358,7 +358,7 @@ TEST_SUITE("attacks: bytes that end a process") {
     }
 
     TEST_CASE("SIGHUP says goodbye to everybody, unless it was ignored from the start, as nohup does") {
-        Server server;
+        Server server({}, [] { ::signal(SIGHUP, SIG_DFL); });  // these tests may run under nohup, too
         Honest honest(server);
         server.signal(SIGHUP);
         CHECK(honest.a.closed_with() == 1001);
