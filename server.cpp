@@ -14,7 +14,7 @@
 //   3. EINTR, EAGAIN, EMFILE and the like are expected: they are handled where they occur.
 //
 // Words that this file uses:
-//   peer       a client whose opening handshake is done
+//   peer       a client whose opening handshake is done and that does not leave yet
 //   to say     a client says a message: the message is appended to the log, which goes to all peers
 //   due        bytes are due to a client: they are to be sent to it, and have not been sent yet
 //   blocked    a client is blocked: bytes are due to it that could not be sent in the last round
@@ -24,9 +24,9 @@
 //   RST        the other side gave the connection up: recv() and send() fail, and bytes that were
 //              on their way are lost. TCP also sends one when a socket is closed with bytes unread.
 //
-// Where to begin: WS::run(), and then as the README proposes. The functions of WS stand in the
-// order in which run() calls them. Struct Terminal, the signals and the command line can be skipped
-// at first.
+// Where to begin: WS::run(), and then as the README proposes. The functions of WS stand nearly in
+// the order in which run() calls them. Struct Terminal, the signals and the command line can be
+// skipped at first.
 
 #include <fcntl.h>
 #include <limits.h>
@@ -129,8 +129,8 @@ constexpr timespec kMoment{0, 10'000'000};  // 10 ms, for pselect()
 
 // What the C library of Linux does with memory that was freed. While clients chat it shall keep up
 // to kKeptBytes: otherwise it gives the memory of each long message back to the system, and takes
-// it anew for the next one, which costs more than to copy the message. When clients have left, all
-// of it is given back.
+// it anew for the next one, which costs more than to copy the message. (M_MMAP_THRESHOLD: larger
+// blocks are never kept.) When clients have left, all of it is given back.
 #ifdef __GLIBC__
 void keep_freed_memory() {
     mallopt(M_TRIM_THRESHOLD, kKeptBytes);
@@ -578,7 +578,7 @@ private:
         return ready;
     }
 
-    // The time until the next deadline, at most kPingAfter.
+    // The time until the next deadline; kPingAfter when nobody has one.
     timespec timeout() const {
         auto next = std::min(now + kPingAfter, stop_time);
         if (now < accept_again) next = std::min(next, accept_again);
@@ -616,8 +616,8 @@ private:
     }
 
     // A newcomer becomes a client if its descriptor is below `slots`. In the last kRefusalSlots of
-    // these it is told 503, and has its place there until it has read that; also when there is no
-    // seat. From `slots` on it is told 503, too, but there its socket is closed at once.
+    // these, and when there is no seat for it, it is told 503, and keeps its place until it leaves
+    // or kClosingTime is over. From `slots` on it is told 503, and its socket is closed at once.
     void welcome(Client client, const std::string& address) {
         const int fd = client.fd;
         print({"connect client ", std::to_string(fd), " from ", address});
@@ -704,9 +704,10 @@ private:
         ++peers;
         print({"shakeHands ", std::to_string(client.fd)});
 
-        // What was said before is not for it. The response is sent now: frames may follow in the
-        // same input, and what they say must come after it. A new socket has room for its 129
-        // bytes; if not, something is wrong.
+        // What was said before is not for it. The response is sent now. Frames may follow in the
+        // same input, and a Pong for them would move own_at, and the response with it, to the end
+        // of the log: after what they say. A new socket has room for its 129 bytes; if not,
+        // something is wrong.
         client.position = log.end;
         send_later(client, response->text);
         flush(client);

@@ -91,7 +91,7 @@ public:
     explicit Decoder(Role role = Role::server) : role_(role) {}
 
     // Takes bytes off the front of `input`, up to the end of the next frame. A violation is found
-    // as soon as its first bad byte is there.
+    // as soon as the bytes that have come show it.
     Event feed(std::string_view& input);
 
     // The frame that has just ended, or that broke the protocol; until the next feed().
