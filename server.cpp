@@ -428,16 +428,15 @@ int listen_on(const addrinfo& place) {
 // listens somewhere else is harder to find than one that says what is wrong.
 int open_master(const std::string& address, const std::string& port) {
     addrinfo hints{};
-    hints.ai_family = AF_INET;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
     addrinfo* found = nullptr;
-    int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
-    hints.ai_family = AF_UNSPEC;
-    if (failed != 0) failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
+    const int failed = getaddrinfo(address.c_str(), port.c_str(), &hints, &found);
     if (failed == EAI_SYSTEM) die(address, port, strerror(errno));
     if (failed != 0) die(address, port, gai_strerror(failed));
-    const int master = listen_on(*found);
+    const addrinfo* ipv4 = found;
+    while (ipv4 != nullptr && ipv4->ai_family != AF_INET) ipv4 = ipv4->ai_next;
+    const int master = listen_on(ipv4 != nullptr ? *ipv4 : *found);
     if (master < 0) die(address, port, strerror(errno));
     if (master >= FD_SETSIZE) die(address, port, "no descriptor below FD_SETSIZE is free");
     freeaddrinfo(found);

@@ -10,7 +10,7 @@
 #include <string_view>
 
 constexpr std::uint64_t kMaxMessageBytes = 16 << 20;  // after reassembly; past it: 1009
-constexpr std::size_t kMaxHeader = 10;                // bytes, of a frame that is not masked
+constexpr std::size_t kMaxHeaderBytes = 10;           // of a frame that is not masked
 
 // RFC 6455 11.8. From 8 on they are control frames: short, never fragmented, and allowed between
 // the fragments of a message.
@@ -105,7 +105,7 @@ public:
 
     // Of a message that has not ended. pending(): bytes of the payload that have come, and some for
     // the header with which it will be sent. held(): bytes of memory that it has taken.
-    std::size_t pending() const { return inside_message() ? kMaxHeader + message_.size() : 0; }
+    std::size_t pending() const { return inside_message() ? kMaxHeaderBytes + message_.size() : 0; }
     std::size_t held() const { return message_.capacity(); }
 
 private:
